@@ -1,0 +1,1 @@
+"""vtune finds good hyperparameters by training many networks at the same time."""
