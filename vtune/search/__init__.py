@@ -1,0 +1,1 @@
+"""Which values does a trial try, and how long may it train?"""
