@@ -1,0 +1,1 @@
+"""What is a model made of? Networks, losses, metrics, penalties, optimizers."""

@@ -1,0 +1,122 @@
+"""One small interface over Flax Linen and Flax NNX: init, train, evaluate."""
+
+import dataclasses
+import functools
+from collections.abc import Hashable
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from flax import linen as nn, nnx
+from jaxtyping import PRNGKeyArray, PyTree
+
+from vtune.components.calling import Variables, mode_names
+from vtune.components.linen import LinenNetwork
+from vtune.components.nnx import NnxNetwork, takes_rngs_by_name
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A network as three pure functions; `x` is a pytree with the batch axis first."""
+
+    def init(self, key: PRNGKeyArray, x: PyTree) -> Variables:
+        """The variables before the first step."""
+        ...
+
+    def train(
+        self, variables: Variables, x: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, PyTree]:
+        """Outputs in training mode, and the collections after the step."""
+        ...
+
+    def evaluate(self, variables: Variables, x: PyTree) -> PyTree:
+        """Outputs in evaluation mode, which changes nothing."""
+        ...
+
+
+def make_network(module: Any, apply: Any = None) -> Network:
+    """A Linen module, or a function of `rngs` that returns an NNX module, as a network.
+
+    The mode reaches the module by those of the arguments `train`, `training`,
+    `is_training`, `deterministic` and `use_running_average` that its `__call__` has;
+    `x` is its one positional argument. All else is for `apply`.
+
+    Args:
+        module: one of the two; it is never run outside of a trace.
+        apply: `apply(module, variables, x, train, rngs)` returns the outputs, or a pair
+            of the outputs and a mapping with the updated collections. A pair counts as
+            the latter if its second item is a mapping that is empty or has the name of
+            one of the module's collections (or `intermediates`). For Linen it calls
+            `module.apply(variables, ..., rngs=rngs)`, also as
+            `module.clone(...).apply(...)`, and this call serves to initialise too;
+            `rngs` is None in evaluation. For NNX `module` holds its variables already,
+            `variables` is None, `rngs` is an `nnx.Rngs`, and the result is the outputs.
+
+    Returns:
+        The network.
+
+    Raises:
+        TypeError: for what is neither of the two.
+        ValueError: for a `__call__` that needs `apply`.
+    """
+    if apply is not None and not callable(apply):
+        raise TypeError(
+            "`Model(apply=...)` takes a function of (module, variables, x, train, "
+            f"rngs), got {apply!r}."
+        )
+    if isinstance(module, nn.Module):
+        modes = () if apply else mode_names(type(module))
+        return LinenNetwork(module, apply, modes)
+    if isinstance(module, nnx.Module):
+        name = type(module).__name__
+        raise TypeError(
+            f"`Model(module=...)` got an NNX `{name}` that is built already. Give a "
+            f"function of `rngs`, so that each trial draws its own initial values: "
+            f"`lambda rngs: {name}(..., rngs=rngs)`."
+        )
+    if isinstance(module, type) and issubclass(module, nn.Module):
+        raise TypeError(
+            f"`Model(module=...)` got the Linen class `{module.__name__}`. Give an "
+            f"instance: `{module.__name__}(...)`."
+        )
+    if not callable(module):
+        raise TypeError(
+            "`Model(module=...)` takes a Flax Linen module, or a function of `rngs` "
+            f"that returns an NNX module, got {module!r}."
+        )
+    return NnxNetwork(module, apply, takes_rngs_by_name(module))
+
+
+def abstract_outputs(network: Network, identity: Hashable, x: PyTree) -> PyTree:
+    """Shapes and dtypes of a network's outputs, found once for equal networks.
+
+    Args:
+        network: the network.
+        identity: equal for networks that do the same.
+        x: inputs with n samples first, arrays or abstract.
+
+    Returns:
+        The outputs for all of them, abstract.
+    """
+    leaves, structure = jax.tree.flatten(x)
+    shapes = tuple(
+        (leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves
+    )
+    return _abstract_outputs(_Shared(identity, network), structure, shapes)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shared:
+    """A network that counts as equal to every other of the same identity."""
+
+    identity: Hashable
+    network: Network = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_outputs(shared: _Shared, structure: Any, shapes: Any) -> PyTree:
+    def outputs(x: PyTree) -> PyTree:
+        variables = shared.network.init(jax.random.key(0), x)
+        return shared.network.evaluate(variables, x)
+
+    x = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
+    return jax.eval_shape(outputs, jax.tree.unflatten(structure, x))
