@@ -1,0 +1,174 @@
+"""Running a flat function with some of its constants handed in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.core import ShapedArray
+
+from vtune.fusion import internals
+from vtune.fusion.flat import Atom, Body, Equation, FlatFunction, Variable
+
+
+_NOTE = "In the equation "
+
+
+def evaluate(
+    flat: FlatFunction, slots: tuple[int, ...], lifted: Sequence[Any], *inputs: Any
+) -> list[Any]:
+    """Computes a flat function inside whatever JAX transformation is running.
+
+    Args:
+        flat: the function.
+        slots: the slots of the constants that are handed in.
+        lifted: their values in the order of `slots`, in the constants' own dtypes. The
+            other constants keep the values that they have in `flat`.
+        *inputs: the flat arguments.
+
+    Returns:
+        The flat results, none of them weakly typed.
+
+    Raises:
+        ValueError: if the number of inputs or lifted values is wrong. An exception that
+            comes from an equation gets a note that names it and the user's line.
+
+    Example:
+        ```python
+        import jax.numpy as jnp
+        from vtune.fusion.evaluate import evaluate
+        from vtune.fusion.trace import trace_function
+
+        flat = trace_function(lambda x: x * 0.5, jnp.ones(3))
+        (doubled,) = evaluate(flat, (0,), [jnp.float32(2.0)], jnp.ones(3))
+        ```
+    """
+    if len(inputs) != len(flat.body.inputs) or len(lifted) != len(slots):
+        raise ValueError(
+            f"`evaluate` was given {len(inputs)} inputs and {len(lifted)} lifted "
+            f"constants, but takes {len(flat.body.inputs)} and {len(slots)}."
+        )
+    constants = list(flat.constants)
+    for slot, value in zip(slots, lifted):
+        constants[slot] = value
+    inputs = tuple(map(_as_declared, inputs, flat.in_avals))
+    return list(map(_as_declared, _run(flat.body, constants, inputs), flat.out_avals))
+
+
+def equation_of(error: Exception) -> str | None:
+    """Which equation an error of `evaluate` comes from.
+
+    Args:
+        error: the exception.
+
+    Returns:
+        The primitive and the user's line, or None if no equation raised it.
+    """
+    for note in getattr(error, "__notes__", ()):
+        if note.startswith(_NOTE):
+            return note.removeprefix(_NOTE)
+    return None
+
+
+def _run(body: Body, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+    environment: dict[Variable, Any] = dict(zip(body.inputs, inputs))
+
+    def read(atom: Atom) -> Any:
+        return environment[atom] if isinstance(atom, Variable) else constants[atom.slot]
+
+    for equation in body.equations:
+        operands = [read(atom) for atom in equation.inputs]
+        results = _apply(equation, constants, operands)
+        environment.update(zip(equation.outputs, results))
+    return [read(atom) for atom in body.outputs]
+
+
+def _apply(
+    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+) -> list[Any]:
+    name = equation.primitive.name
+    try:
+        if equation.bodies:
+            return _CONTROL_FLOW[name](equation, constants, operands)
+        return internals.bind(equation, operands)
+    except Exception as error:
+        if equation_of(error) is None:  # the innermost equation is the cause
+            error.add_note(f"{_NOTE}`{name}`, {equation.line or 'of no known line'}")
+        raise
+
+
+def _scan(
+    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+) -> list[Any]:
+    (body,) = equation.bodies
+    params = equation.params
+    start, end = params["num_consts"], params["num_consts"] + params["num_carry"]
+    shared = operands[:start]
+    carried = [variable.aval for variable in body.inputs[start:end]]
+
+    def step(carry: list[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        results = _run(body, constants, [*shared, *carry, *xs])
+        count = len(carried)
+        return list(map(_as_declared, results[:count], carried)), results[count:]
+
+    carry, stacked = jax.lax.scan(
+        step,
+        list(map(_as_declared, operands[start:end], carried)),
+        list(operands[end:]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *stacked]
+
+
+def _while(
+    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+) -> list[Any]:
+    condition, body = equation.bodies
+    first = equation.params["cond_nconsts"]
+    second = first + equation.params["body_nconsts"]
+    carried = [variable.aval for variable in body.inputs[second - first :]]
+
+    def goes_on(carry: list[Any]) -> Any:
+        return _run(condition, constants, [*operands[:first], *carry])[0]
+
+    def step(carry: list[Any]) -> list[Any]:
+        results = _run(body, constants, [*operands[first:second], *carry])
+        return list(map(_as_declared, results, carried))
+
+    initial = list(map(_as_declared, operands[second:], carried))
+    return jax.lax.while_loop(goes_on, step, initial)
+
+
+def _cond(
+    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+) -> list[Any]:
+    declared = [variable.aval for variable in equation.outputs]
+
+    def branch(body: Body) -> Any:
+        def run(*inputs: Any) -> list[Any]:
+            return list(map(_as_declared, _run(body, constants, inputs), declared))
+
+        return run
+
+    index, *rest = operands
+    return jax.lax.switch(index, [branch(body) for body in equation.bodies], *rest)
+
+
+_CONTROL_FLOW = {"scan": _scan, "while": _while, "cond": _cond}
+
+
+def _as_declared(value: Any, aval: Any) -> Any:
+    """A value as a strongly typed array of the declared dtype.
+
+    The carry of a loop has to have one dtype, and a constant's Python type or a weakly
+    typed argument would give it another.
+    """
+    if not isinstance(aval, ShapedArray) or jnp.issubdtype(
+        aval.dtype, jax.dtypes.extended
+    ):
+        return value
+    if isinstance(value, jax.Array) and value.dtype == aval.dtype:
+        return jax.lax.convert_element_type(value, aval.dtype)
+    return jnp.asarray(value, dtype=aval.dtype)

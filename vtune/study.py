@@ -1,0 +1,297 @@
+"""A study: the one loop over proposals, epochs and decisions."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from vtune import history
+from vtune.failure import SearchError, describe
+from vtune.fusion.trace import Trace
+from vtune.hyperparameters import HyperParameters
+from vtune.intake import Intake
+from vtune.interruption import Interruption
+from vtune.proposal import Build, Horizon
+from vtune.reporting.progress import Progress, Tick
+from vtune.search.sampler import Sampler
+from vtune.search.schedule import Promote, Schedule, Start, Stop
+from vtune.training.data import DataSet
+from vtune.training.loop import Loop, tracer
+from vtune.training.plan import Lanes, device_rule
+from vtune.training.trainer import Trainer
+from vtune.trial import Objective, Trial, TrialStatus, rank
+
+
+# Three in a row are no accident: whatever is wrong, it is wrong for most trials.
+FAILURES_IN_A_ROW = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Everything that decides what a study does, beside `build` and the data.
+
+    Args:
+        objective: the metric that ranks trials.
+        schedule: how long each trial trains, and which go on.
+        sampler: which values trials get.
+        seed: from 0 to 2**32 - 1.
+        lanes: how the trials of a cohort run: `"vmap"`, `"map"` or `"auto"`.
+        keep_models: how many of the best trials' weights are kept.
+    """
+
+    objective: Objective
+    schedule: Schedule
+    sampler: Sampler
+    seed: int
+    lanes: Lanes = "auto"
+    keep_models: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Where a search's time went.
+
+    Args:
+        training_programs: the different programs that trained epochs.
+        tracing_seconds: running `build` and tracing what it returned.
+        compiling_seconds: compiling programs.
+        training_seconds: training and evaluating.
+    """
+
+    training_programs: int = 0
+    tracing_seconds: float = 0.0
+    compiling_seconds: float = 0.0
+    training_seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Observer:
+    """What a study tells the world while it runs.
+
+    Args:
+        update: is called with the progress after every epoch and change of phase.
+        epoch_end: is called with each trial, its epoch counted from 0, its metrics.
+        trial_end: is called with each trial that ends.
+    """
+
+    update: Callable[[Progress], None] = lambda progress: None
+    epoch_end: Callable[[Trial, int, Any], None] = lambda trial, epoch, metrics: None
+    trial_end: Callable[[Trial], None] = lambda trial: None
+
+
+class Study:
+    """Runs trials until the schedule has nothing left to do.
+
+    Args:
+        config: the settings.
+        build: the user's function.
+        loop: the epoch.
+        training: what is trained on.
+        validation: what is evaluated at the end of each epoch, or None.
+    """
+
+    def __init__(
+        self,
+        config: StudyConfig,
+        build: Build,
+        loop: Loop,
+        training: DataSet,
+        validation: DataSet | None,
+    ):
+        self.config = config
+        self.trials: list[Trial] = []
+        self.models: dict[int, Any] = {}
+        self.interrupted = False
+        self._steps_per_epoch = loop.steps_per_epoch
+        self._intake = Intake(
+            build,
+            config.sampler,
+            Horizon(loop.steps_per_epoch, config.schedule.max_epochs, config.seed),
+            config.objective,
+            tracer(loop, training, validation),
+            (training, validation),
+        )
+        self._trainer = Trainer(
+            loop,
+            training,
+            validation,
+            seed=config.seed,
+            lanes=config.lanes,
+            report=self._show,
+        )
+        self._observer = Observer()
+        self._started = time.perf_counter()
+        self._tracing_seconds = 0.0
+        self._ticks: list[Tick] = []
+        self._notes: list[str] = []
+
+    @property
+    def hyperparameters(self) -> list[HyperParameters]:
+        """What each trial's `build` asked for and got, by trial number."""
+        return self._intake.hyperparameters
+
+    @property
+    def statistics(self) -> Statistics:
+        """Where the time went so far."""
+        trainer = self._trainer.statistics
+        return Statistics(
+            trainer.training_programs,
+            self._tracing_seconds,
+            trainer.compiling_seconds,
+            trainer.training_seconds,
+        )
+
+    def run(self, observer: Observer) -> None:
+        """Runs the study to its end, or until Ctrl-C.
+
+        Args:
+            observer: is told what happens.
+
+        Raises:
+            SearchError: if the trials with three consecutive numbers failed.
+            ValueError: if the data do not suit the model, before anything is trained.
+        """
+        self._observer = observer
+        self._started = time.perf_counter()
+        try:
+            with Interruption() as interruption:
+                while not interruption.requested and self._step(interruption):
+                    self._show("training")
+            self.interrupted = interruption.requested
+        finally:
+            self._keep_models([t for t in self.trials if t.score is not None])
+            self._show("", finished=True)
+
+    def _step(self, interruption: Interruption) -> bool:
+        """Decides, then trains an epoch; False when there is nothing left to do."""
+        actions = self.config.schedule.next(
+            self.trials,
+            exhausted=self._intake.exhausted,
+            capacity=device_rule(jax.default_backend()).most,
+        )
+        starts = [action for action in actions if isinstance(action, Start)]
+        for action in actions:
+            if isinstance(action, Promote):
+                self._promote(action)
+            elif isinstance(action, Stop):
+                self._stop(action)
+        if starts:
+            self._start(starts)
+        if actions:
+            self._arrange()
+        numbers = history.training(self.trials)
+        if numbers:
+            self._train(numbers, interruption)
+        return bool(actions or numbers)
+
+    # ------------------------------------------------------------------ decisions
+
+    def _promote(self, action: Promote) -> None:
+        for number in action.trials:
+            self._replace(number, budget=action.epochs)
+
+    def _stop(self, action: Stop) -> None:
+        self._keep_models([self.trials[number] for number in action.trials])
+        for number in action.trials:
+            self._replace(number, status=action.status)
+            self._observer.trial_end(self.trials[number])
+
+    def _start(self, starts: Sequence[Start]) -> None:
+        """Takes new trials in, and admits those that can be trained."""
+        started = time.perf_counter()
+        planned = sum(start.trials for start in starts)
+        traces: dict[int, Trace] = {}
+        places = [start for start in starts for _ in range(start.trials)]
+        for done, start in enumerate(places):
+            self._show(f"tracing {done + 1} of {planned}")
+            newcomer = self._intake.take()
+            if newcomer is None:
+                break
+            number = len(self.trials)
+            values = dict(newcomer.hyperparameters.values)
+            trial = Trial(number, values, bracket=start.bracket, budget=start.epochs)
+            self.trials.append(trial)
+            if newcomer.trace is not None:
+                traces[number] = newcomer.trace
+            elif newcomer.error is not None:
+                self._fail(number, newcomer.error)
+        total = self.config.schedule.total_trials
+        all_started = self._intake.exhausted or len(self.trials) == total
+        others = [] if all_started or not traces else self._intake.probe()
+        self._tracing_seconds += time.perf_counter() - started
+        self._trainer.admit(traces, others)
+
+    # ------------------------------------------------------------------ training
+
+    def _arrange(self) -> None:
+        while True:
+            failures = self._trainer.arrange(history.in_lanes(self.trials))
+            for number, error in failures.items():
+                self._fail(number, error)
+            if not failures:
+                return
+
+    def _train(self, numbers: Sequence[int], interruption: Interruption) -> None:
+        started = time.perf_counter()
+        results = self._trainer.train(numbers, lambda: interruption.requested)
+        self._ticks.append(Tick(len(results), time.perf_counter() - started))
+        for number in sorted(results):
+            result = results[number]
+            if result.failure is not None:
+                self._fail(number, result.failure)
+                continue
+            trial = history.after_epoch(
+                self.trials[number],
+                result.metrics,
+                result.finite,
+                self.config.objective,
+            )
+            self.trials[number] = trial
+            self._observer.epoch_end(trial, trial.epoch - 1, dict(result.metrics))
+            if trial.status is TrialStatus.DIVERGED:
+                self._observer.trial_end(trial)
+
+    def _keep_models(self, trials: Sequence[Trial]) -> None:
+        """Takes the states of those among some trials that belong to the best."""
+        known = [self.trials[number] for number in self.models]
+        fresh = [trial for trial in trials if trial.number not in self.models]
+        best = rank([*known, *fresh], self.config.objective)[: self.config.keep_models]
+        wanted = [t.number for t in best if t.number not in self.models]
+        self.models.update(self._trainer.states(wanted))
+        kept = {trial.number for trial in best}
+        self.models = {n: state for n, state in self.models.items() if n in kept}
+
+    # ------------------------------------------------------------------ records
+
+    def _replace(self, number: int, **changes: Any) -> None:
+        self.trials[number] = dataclasses.replace(self.trials[number], **changes)
+
+    def _fail(self, number: int, error: Exception) -> None:
+        self.trials[number] = history.failed(self.trials[number], describe(error))
+        self._observer.trial_end(self.trials[number])
+        run = history.consecutive_failures(self.trials, FAILURES_IN_A_ROW)
+        if run:
+            listed = "\n".join(f"  trial {t.number}: {t.reason}" for t in run)
+            raise SearchError(
+                f"Trials {run[0].number} to {run[-1].number} failed, so that most of "
+                f"the others would too:\n{listed}"
+            ) from error
+
+    def _show(self, phase: str, finished: bool = False) -> None:
+        self._observer.update(
+            Progress(
+                objective=self.config.objective,
+                trials=tuple(self.trials),
+                brackets=self.config.schedule.plan,
+                steps_per_epoch=self._steps_per_epoch,
+                seconds=time.perf_counter() - self._started,
+                ticks=tuple(self._ticks),
+                lanes=self._trainer.lanes,
+                programs=self._trainer.programs,
+                phase=phase,
+                notes=tuple(self._notes),
+                finished=finished,
+            )
+        )

@@ -1,0 +1,1 @@
+"""How are many trials trained at once?"""

@@ -1,0 +1,243 @@
+"""Programs for the device: the one caller of `jit`, `vmap` and `map` on lanes."""
+
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtune.fusion.trace import Trace
+from vtune.training.epoch import LaneFunctions
+from vtune.training.keys import LaneKeys, lane_keys
+from vtune.training.plan import Form
+
+
+Program = Callable[..., Any]
+
+_KEPT = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """A program that is to be compiled.
+
+    Args:
+        key: what the program depends on; equal keys give one program.
+        function: the function.
+        arguments: its arguments as shapes and dtypes.
+        donated: the positions of the arguments whose memory the results may take.
+        runs_once: whether the program is so small and runs so seldom that optimising it
+            takes longer than it saves.
+    """
+
+    key: Hashable
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    donated: tuple[int, ...] = ()
+    runs_once: bool = False
+
+
+class ProgramCache:
+    """Compiled programs by key, the most recently used ones, shared by a process.
+
+    A search whose programs equal an earlier one's compiles nothing.
+    """
+
+    def __init__(self, kept: int = _KEPT):
+        self._programs: collections.OrderedDict[Hashable, Program] = (
+            collections.OrderedDict()
+        )
+        self._kept = kept
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable) -> Program | None:
+        """The program of a key, or None."""
+        with self._lock:
+            if key in self._programs:
+                self._programs.move_to_end(key)
+            return self._programs.get(key)
+
+    def put(self, key: Hashable, program: Program) -> None:
+        """Keeps a program, and drops the one that was not used for longest."""
+        with self._lock:
+            self._programs[key] = program
+            while len(self._programs) > self._kept:
+                self._programs.popitem(last=False)
+
+
+PROGRAMS = ProgramCache()
+
+
+def compile_all(
+    requests: Sequence[Request], report: Callable[[int], None] = lambda left: None
+) -> tuple[list[Program | Exception], float]:
+    """Compiles programs side by side in threads; those compiled before cost nothing.
+
+    Args:
+        requests: the programs.
+        report: is called with the number of programs still to be compiled.
+
+    Returns:
+        For each request its program, or the exception that compiling it raised, and the
+        seconds that compiling took.
+    """
+    keys = [(request.key, _settings()) for request in requests]
+    programs: dict[Hashable, Program | Exception | None]
+    programs = {key: PROGRAMS.get(key) for key in keys}
+    missing = {k: r for k, r in zip(keys, requests) if programs[k] is None}
+    if not missing:
+        return [programs[key] for key in keys], 0.0  # pyright: ignore
+    started = time.perf_counter()
+    report(len(missing))
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        futures = {pool.submit(_compile, r): key for key, r in missing.items()}
+        for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
+            key = futures[future]
+            programs[key] = future.exception() or future.result()  # pyright: ignore
+            if future.exception() is None:
+                PROGRAMS.put(key, future.result())
+            report(len(missing) - done)
+    return [programs[key] for key in keys], time.perf_counter() - started  # pyright: ignore
+
+
+def _compile(request: Request) -> Program:
+    jitted = jax.jit(request.function, donate_argnums=request.donated)
+    options = {"xla_backend_optimization_level": 0} if request.runs_once else {}
+    return jitted.lower(*request.arguments).compile(options)
+
+
+def _settings() -> tuple[Any, ...]:
+    """What a lowered program depends on beside its function and arguments."""
+    return (
+        jax.config.jax_default_matmul_precision,  # pyright: ignore
+        jax.config.jax_default_prng_impl,  # pyright: ignore
+        jax.config.jax_enable_x64,  # pyright: ignore
+        jax.config.jax_numpy_dtype_promotion,  # pyright: ignore
+        jax.config.jax_threefry_partitionable,  # pyright: ignore
+        jax.default_backend(),
+    )
+
+
+def keys_request() -> Request:
+    """The program that makes a trial's keys: `(seed, number) -> keys`."""
+    return Request(("keys",), lane_keys, (_SEED, _NUMBER), runs_once=True)
+
+
+def init_request(functions: LaneFunctions, batch: Any) -> Request:
+    """The program that makes one trial's initial state.
+
+    Args:
+        functions: the cohort's functions.
+        batch: the first training batch, as shapes and dtypes.
+
+    Returns:
+        A request for `(constants, key, batch) -> state`.
+    """
+    lifting = functions.lifting
+    constants = jax.tree.map(abstract, lifting.values(lifting.reference).init)
+    return Request(
+        ("init", functions.key, shapes(batch)),
+        functions.init,
+        (constants, _key_data(), batch),
+        runs_once=True,
+    )
+
+
+def epoch_request(
+    functions: LaneFunctions, form: Form, lanes: int, training: Any, validation: Any
+) -> Request:
+    """The program that trains and evaluates all lanes for an epoch.
+
+    Args:
+        functions: the cohort's functions.
+        form: lanes side by side (`vmap`) or one after another (`map`).
+        lanes: the number of lanes.
+        training: the training set as one batch, as shapes and dtypes.
+        validation: the validation set likewise, or None.
+
+    Returns:
+        A request for `(state, constants, keys, epochs, active, training, validation) ->
+        (state, metrics, finite)`, where all but the last two arguments have a lane
+        axis, and a lane that is not active keeps its state.
+    """
+    lifting = functions.lifting
+    values = lifting.values(lifting.reference)
+    lane = (
+        plain_state(lifting.reference),
+        jax.tree.map(abstract, values.train + values.evaluate),
+        LaneKeys(*[_key_data()] * 3),
+        _NUMBER,
+        jax.ShapeDtypeStruct((), jnp.bool_),
+    )
+    arguments = jax.tree.map(
+        lambda aval: jax.ShapeDtypeStruct((lanes, *aval.shape), aval.dtype), lane
+    )
+
+    def train_epoch(state, constants, keys, epochs, active, training, validation):
+        def train(lane):
+            state, constants, keys, epoch, active = lane
+            step = lambda state: functions.epoch(  # noqa: E731
+                state, constants, keys, epoch, training, validation
+            )
+            if form == "vmap":
+                return _frozen_unless(active, state, step(state))
+            # One lane after another: an idle lane costs no time.
+            return jax.lax.cond(active, step, idle, state)
+
+        def idle(state):
+            trace = lifting.reference
+            count = len(trace.train_metrics) + len(trace.eval_metrics)
+            return state, jnp.zeros(count, jnp.float32), jnp.bool_(True)
+
+        lane = (state, constants, keys, epochs, active)
+        return jax.vmap(train)(lane) if form == "vmap" else jax.lax.map(train, lane)
+
+    return Request(
+        ("epoch", functions.key, form, lanes) + (shapes(training), shapes(validation)),
+        train_epoch,
+        (*arguments, training, validation),
+        donated=(0,),
+    )
+
+
+def plain_state(trace: Trace) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """A trial's state as shapes and dtypes of arrays of numbers."""
+
+    def plain(aval: Any) -> jax.ShapeDtypeStruct:
+        if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
+            return jax.eval_shape(jax.random.key_data, aval)
+        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
+
+    return tuple(plain(aval) for aval in trace.state_avals)
+
+
+_SEED = jax.ShapeDtypeStruct((), np.uint32)
+_NUMBER = jax.ShapeDtypeStruct((), np.int32)
+
+
+def _key_data() -> jax.ShapeDtypeStruct:
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+
+
+def abstract(array: Any) -> jax.ShapeDtypeStruct:
+    """An array's shape and dtype."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype)
+
+
+def shapes(tree: Any) -> Hashable:
+    """The structure, shapes and dtypes of a tree, to be part of a program's key."""
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+
+
+def _frozen_unless(active: Any, state: Any, trained: Any) -> Any:
+    new_state, metrics, finite = trained
+    kept = [jnp.where(active, new, old) for new, old in zip(new_state, state)]
+    return tuple(kept), metrics, finite

@@ -1,0 +1,169 @@
+"""A program with trials in its lanes: sending it off for an epoch, reading it back."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from vtune.training.compile import Program
+from vtune.training.lanes import HostState, stack
+from vtune.training.plan import Arrangement
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pack:
+    """A program with trials in its lanes.
+
+    Args:
+        cohort: the cohort's number.
+        program: the compiled epoch.
+        lanes: the lanes of the program.
+        trials: the trials in the first lanes; the other lanes idle.
+        state: the leaves of the states, with a lane axis.
+        constants: the values of the lifted constants, with a lane axis.
+        keys: the trials' keys, with a lane axis.
+    """
+
+    cohort: int
+    program: Program
+    lanes: int
+    trials: tuple[int, ...]
+    state: Any
+    constants: Any
+    keys: Any
+
+
+def packed(
+    cohort: int,
+    program: Program,
+    arrangement: Arrangement,
+    members: Mapping[int, tuple[HostState, Any, Any]],
+) -> list[Pack]:
+    """Puts trials into the lanes of as many packs as the arrangement says.
+
+    Args:
+        cohort: the cohort's number.
+        program: its compiled epoch.
+        arrangement: how many lanes and packs.
+        members: for each trial its state, its lifted constants' values, its keys.
+
+    Returns:
+        The packs, on the device.
+    """
+    size = -(-len(members) // arrangement.groups)
+    packs = []
+    for start in range(0, len(members), size):
+        trials = tuple(members)[start : start + size]
+        content = stack([members[trial] for trial in trials], arrangement.lanes)
+        placed = jax.device_put(content)
+        packs.append(Pack(cohort, program, arrangement.lanes, trials, *placed))
+    return packs
+
+
+class EpochData(NamedTuple):
+    """What every lane of every program reads."""
+
+    training: Any
+    validation: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochResult:
+    """What a trial's epoch gave.
+
+    Args:
+        metrics: training metrics by name, validation metrics by name with `val_`.
+        finite: whether the training loss and every parameter are finite.
+        failure: what kept the epoch from being trained, or None.
+    """
+
+    metrics: Mapping[str, float]
+    finite: bool = True
+    failure: Exception | None = None
+
+
+Outcome = tuple[Any, Any] | Exception
+
+
+def dispatch(
+    pack: Pack, wanted: frozenset[int], epochs: Mapping[int, int], data: EpochData
+) -> tuple[Pack, Outcome]:
+    """Sends a pack off for an epoch, without waiting for it.
+
+    Args:
+        pack: the pack; its state's memory is given away.
+        wanted: the trials to train; the others stay frozen.
+        epochs: the epochs that each trial has trained.
+        data: the data sets.
+
+    Returns:
+        The pack with its next state, and the outcome to `collect`.
+    """
+    spare = (0,) * (pack.lanes - len(pack.trials))
+    active = (*(trial in wanted for trial in pack.trials), *spare)
+    try:
+        state, metrics, finite = pack.program(
+            pack.state,
+            pack.constants,
+            pack.keys,
+            np.array([*(epochs[trial] for trial in pack.trials), *spare], np.int32),
+            np.array(active, np.bool_),
+            *data,
+        )
+    except Exception as error:
+        return pack, error
+    return dataclasses.replace(pack, state=state), (metrics, finite)
+
+
+def collect(
+    pack: Pack, outcome: Outcome, wanted: frozenset[int], names: Sequence[str]
+) -> dict[int, EpochResult]:
+    """Waits for an epoch and reads its metrics.
+
+    Args:
+        pack: the pack.
+        outcome: what `dispatch` returned.
+        wanted: the trials that were trained.
+        names: the names of the metrics.
+
+    Returns:
+        The result of each trained trial of the pack.
+    """
+    try:
+        if isinstance(outcome, Exception):
+            raise outcome
+        metrics, finite = jax.device_get(outcome)
+    except Exception as error:
+        failure = EpochResult({}, False, error)
+        return {trial: failure for trial in pack.trials if trial in wanted}
+    return {
+        trial: EpochResult(
+            dict(zip(names, map(float, metrics[lane]))), bool(finite[lane])
+        )
+        for lane, trial in enumerate(pack.trials)
+        if trial in wanted
+    }
+
+
+def still_fits(
+    packs: Sequence[Pack], members: Sequence[int], arrangement: Arrangement
+) -> bool:
+    """Whether trials can stay in the lanes where they are.
+
+    Args:
+        packs: the packs of their cohort.
+        members: the trials.
+        arrangement: how they are to be laid out.
+
+    Returns:
+        True if each has a lane in a program of the right size, and no program runs that
+        a tighter layout would save.
+    """
+    alive = [pack for pack in packs if not set(members).isdisjoint(pack.trials)]
+    return (
+        {trial for pack in alive for trial in pack.trials}.issuperset(members)
+        and all(pack.lanes == arrangement.lanes for pack in alive)
+        and len(alive) <= arrangement.groups
+    )

@@ -1,0 +1,308 @@
+"""The tuners: how `Hyperband`, `RandomSearch` and the others put a tuner together."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vtune.search.hyperband import (
+    explicit_brackets,
+    hyperband_brackets,
+    successive_halving,
+)
+from vtune.search.sampler import GridSampler, RandomSampler, Sampler
+from vtune.search.schedule import Brackets, Rung, Schedule
+from vtune.training.plan import Lanes
+from vtune.trial import Objective
+from vtune.tuner import Tuner, TunerConfig
+
+
+def Hyperband(
+    hypermodel: Any,
+    objective: str | Objective,
+    *,
+    max_epochs: int | None = None,
+    factor: int = 2,
+    min_epochs: int = 1,
+    hyperband_iterations: int = 1,
+    brackets: Sequence[Sequence[tuple[int, int]]] | None = None,
+    seed: int | None = None,
+    lanes: Lanes = "auto",
+    keep_models: int = 5,
+    directory: str | None = None,
+    project_name: str | None = None,
+) -> Tuner:
+    """A tuner that starts many trials, and lets only the better part of them go on.
+
+    Algorithm 1 of Li et al., Hyperband: A Novel Bandit-Based Approach to Hyperparameter
+    Optimization, JMLR 18 (2018). Its brackets run at the same time. A trial that goes
+    on keeps its parameters and its optimizer's state.
+
+    Args:
+        hypermodel: a function `build(hp)` that returns a `vt.Model` or another
+            `Trainable`; or an object with such a method.
+        objective: the metric that ranks trials; its direction is known from the name
+            for the usual ones, otherwise give a `vt.Objective`.
+        max_epochs: the epochs of a trial with the full budget (R); 100 by default.
+        factor: one in `factor` trials goes on at the end of a rung (η), from 2.
+        min_epochs: the epochs of the shortest rung.
+        hyperband_iterations: how many times all brackets are run, each time with new
+            configurations.
+        brackets: explicit rungs in place of the algorithm's, as pairs (trials, epochs),
+            such as `[[(12, 2), (4, 4), (2, 10)], [(6, 4), (2, 10)], [(4, 10)]]`.
+        seed: from 0 to 2**32 - 1; None draws one.
+        lanes: how trials that share a program run: `"vmap"` side by side, `"map"` one
+            after another, `"auto"` by what suits the device.
+        keep_models: how many of the best trials' weights are kept.
+        directory: where the study is to be kept.
+        project_name: the study's folder there.
+
+    Returns:
+        The tuner.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Example:
+        ```python
+        import flax.linen as nn
+        import numpy as np
+        import optax
+        import vtune as vt
+
+        def build(hp):
+            rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+            return vt.Model(nn.Dense(3), optax.adam(rate), loss="mse")
+
+        x, y = np.random.rand(64, 4), np.random.rand(64, 3)
+        tuner = vt.Hyperband(build, "val_loss", max_epochs=4, seed=0)
+        tuner.search(x, y, validation_split=0.25, batch_size=16, verbose=0)
+        best = tuner.get_best_hyperparameters()[0]
+        ```
+    """
+    _check_integer("hyperband_iterations", hyperband_iterations, 1)
+    if brackets is None:
+        max_epochs = 100 if max_epochs is None else max_epochs
+        planned = hyperband_brackets(max_epochs, factor, min_epochs)
+    else:
+        planned = explicit_brackets(brackets)
+        longest = max(rungs[-1].epochs for rungs in planned)
+        if max_epochs not in (None, longest):
+            raise ValueError(
+                f"`max_epochs={max_epochs}`, but the longest of `brackets` ends at "
+                f"epoch {longest}. Leave `max_epochs` out."
+            )
+        max_epochs = longest
+    goal = _objective(objective)
+    schedule = Brackets((planned,) * hyperband_iterations, goal)
+    return _tuner(
+        hypermodel,
+        goal,
+        RandomSampler,
+        lambda epochs: schedule,
+        max_epochs,
+        _Common(seed, lanes, keep_models, directory, project_name),
+    )
+
+
+def SuccessiveHalving(
+    hypermodel: Any,
+    objective: str | Objective,
+    *,
+    max_trials: int,
+    max_epochs: int,
+    factor: int = 2,
+    min_epochs: int = 1,
+    seed: int | None = None,
+    lanes: Lanes = "auto",
+    keep_models: int = 5,
+    directory: str | None = None,
+    project_name: str | None = None,
+) -> Tuner:
+    """A tuner with a single bracket: all trials start with the smallest budget.
+
+    Args:
+        hypermodel: as in `vt.Hyperband`.
+        objective: as in `vt.Hyperband`.
+        max_trials: the trials of the first rung.
+        max_epochs: the epochs of a trial with the full budget.
+        factor: one in `factor` trials goes on at the end of a rung, from 2.
+        min_epochs: the epochs of the shortest rung.
+        seed: as in `vt.Hyperband`.
+        lanes: as in `vt.Hyperband`.
+        keep_models: as in `vt.Hyperband`.
+        directory: as in `vt.Hyperband`.
+        project_name: as in `vt.Hyperband`.
+
+    Returns:
+        The tuner.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    goal = _objective(objective)
+    bracket = successive_halving(max_trials, max_epochs, factor, min_epochs)
+    schedule = Brackets(((bracket,),), goal)
+    return _tuner(
+        hypermodel,
+        goal,
+        RandomSampler,
+        lambda epochs: schedule,
+        max_epochs,
+        _Common(seed, lanes, keep_models, directory, project_name),
+    )
+
+
+def RandomSearch(
+    hypermodel: Any,
+    objective: str | Objective,
+    *,
+    max_trials: int = 10,
+    max_epochs: int | None = None,
+    seed: int | None = None,
+    lanes: Lanes = "auto",
+    keep_models: int = 5,
+    directory: str | None = None,
+    project_name: str | None = None,
+) -> Tuner:
+    """A tuner that draws each trial at random and trains it to the end.
+
+    Args:
+        hypermodel: as in `vt.Hyperband`.
+        objective: as in `vt.Hyperband`.
+        max_trials: how many trials.
+        max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
+        seed: as in `vt.Hyperband`.
+        lanes: as in `vt.Hyperband`.
+        keep_models: as in `vt.Hyperband`.
+        directory: as in `vt.Hyperband`.
+        project_name: as in `vt.Hyperband`.
+
+    Returns:
+        The tuner.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    _check_integer("max_trials", max_trials, 1)
+    goal = _objective(objective)
+    return _tuner(
+        hypermodel,
+        goal,
+        RandomSampler,
+        lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
+        max_epochs,
+        _Common(seed, lanes, keep_models, directory, project_name),
+    )
+
+
+def GridSearch(
+    hypermodel: Any,
+    objective: str | Objective,
+    *,
+    max_trials: int | None = None,
+    max_epochs: int | None = None,
+    seed: int | None = None,
+    lanes: Lanes = "auto",
+    keep_models: int = 5,
+    directory: str | None = None,
+    project_name: str | None = None,
+) -> Tuner:
+    """A tuner that trains every combination of values.
+
+    First values come first, and the last parameter changes fastest. A parameter without
+    steps takes ten values, spread evenly over its range.
+
+    Args:
+        hypermodel: as in `vt.Hyperband`.
+        objective: as in `vt.Hyperband`.
+        max_trials: stop after so many combinations; None for all.
+        max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
+        seed: decides initial weights and data order; as in `vt.Hyperband`.
+        lanes: as in `vt.Hyperband`.
+        keep_models: as in `vt.Hyperband`.
+        directory: as in `vt.Hyperband`.
+        project_name: as in `vt.Hyperband`.
+
+    Returns:
+        The tuner.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    if max_trials is not None:
+        _check_integer("max_trials", max_trials, 1)
+    goal = _objective(objective)
+    return _tuner(
+        hypermodel,
+        goal,
+        lambda seed: GridSampler(),
+        lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
+        max_epochs,
+        _Common(seed, lanes, keep_models, directory, project_name),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Common:
+    """The arguments that all tuners have."""
+
+    seed: int | None
+    lanes: Lanes
+    keep_models: int
+    directory: str | None
+    project_name: str | None
+
+
+def _tuner(
+    hypermodel: Any,
+    objective: Objective,
+    sampler: Callable[[int], Sampler],
+    schedule: Callable[[int], Schedule],
+    max_epochs: int | None,
+    common: _Common,
+) -> Tuner:
+    if max_epochs is not None:
+        _check_integer("max_epochs", max_epochs, 1)
+    _check_integer("keep_models", common.keep_models, 0)
+    if common.lanes not in ("auto", "vmap", "map"):
+        raise ValueError(f"`lanes` is 'auto', 'vmap' or 'map', got {common.lanes!r}.")
+    seed = secrets.randbelow(2**32) if common.seed is None else common.seed
+    _check_integer("seed", seed, 0)
+    if seed >= 2**32:
+        raise ValueError(f"`seed` is at most 2**32 - 1, got {seed}.")
+    notes = []
+    if common.seed is None:
+        notes.append(f"seed {seed}: give `seed={seed}` to repeat this search")
+    if common.directory is not None or common.project_name is not None:
+        notes.append(
+            "nothing is stored yet: `directory` and `project_name` have no effect, and "
+            "nothing is resumed"
+        )
+    config = TunerConfig(
+        objective,
+        sampler(seed),
+        schedule,
+        max_epochs,
+        seed,
+        common.lanes,
+        common.keep_models,
+        tuple(notes),
+    )
+    return Tuner(hypermodel, config)
+
+
+def _objective(objective: str | Objective) -> Objective:
+    if isinstance(objective, Objective):
+        return objective
+    if not isinstance(objective, str):
+        raise TypeError(
+            "`objective` is the name of a metric or a `vt.Objective`, got "
+            f"{type(objective).__name__}."
+        )
+    return Objective(objective)
+
+
+def _check_integer(name: str, value: Any, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` is an integer of at least {least}, got {value!r}.")
