@@ -236,8 +236,8 @@ class Model:
                 epoch (other ones each time), or make a smaller last batch.
             callbacks: objects with `on_epoch_end(epoch, metrics)`, where epochs count
                 from 0, or `on_train_end()`.
-            seed: for a model that comes from no trial, decides its initial parameters
-                and the order of the data; from 0 to 2**32 - 1.
+            seed: from 0 to 2**32 - 1; decides the initial parameters and the order of
+                the data, where the model comes from no trial.
             verbose: 0 for silence, 1 for a line an epoch.
 
         Returns:
@@ -250,35 +250,27 @@ class Model:
         """
         listeners = Callbacks(callbacks, where="fit")
         data = training_and_validation(x, y, validation_data, validation_split)
-        for part in data:
-            if part is not None:
-                self.check(part.x, part.y)
-        origin = (seed, 0) if self.origin is None else self.origin
-        settings = FitConfig(epochs, batch_size, drop_remainder, *origin)
-        shown = EpochLines(epochs, verbose)
+        for part in filter(None, data):
+            self.check(part.x, part.y)
+        config = FitConfig(
+            epochs, batch_size, drop_remainder, *(self.origin or (seed, 0))
+        )
+        told = (EpochLines(epochs, verbose).epoch_end, listeners.fit_epoch_end)
         try:
-            (state, epoch), history = fit(
-                self,
-                self._trained,
-                data,
-                settings,
-                (shown.epoch_end, listeners.fit_epoch_end),
-            )
+            self._trained, history = fit(self, self._trained, data, config, told)
         finally:
             listeners.train_end()
-        self._trained = (state, epoch)
         return history
 
     def evaluate(
         self, x: Any, y: Any = None, *, batch_size: int | None = None
     ) -> dict[str, float]:
-        """The loss and the metrics of the trained model on a data set.
+        """The loss and the metrics of the trained model; every sample counts once.
 
         Args:
             x: the inputs, the batch axis first.
             y: the targets, or None.
-            batch_size: samples in a batch; None takes what suits. It changes rounding
-                only: every sample counts once.
+            batch_size: samples in a batch; None takes what suits.
 
         Returns:
             Each metric by name.

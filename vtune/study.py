@@ -20,6 +20,7 @@ from vtune.search.schedule import Promote, Schedule, Start, Stop
 from vtune.training.data import DataSet
 from vtune.training.loop import Loop, tracer
 from vtune.training.plan import Lanes, device_rule
+from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.trial import Objective, Trial, TrialStatus, rank
 
@@ -47,23 +48,6 @@ class StudyConfig:
     seed: int
     lanes: Lanes = "auto"
     keep_models: int = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Where a search's time went.
-
-    Args:
-        training_programs: the different programs that trained epochs.
-        tracing_seconds: running `build` and tracing what it returned.
-        compiling_seconds: compiling programs.
-        training_seconds: training and evaluating.
-    """
-
-    training_programs: int = 0
-    tracing_seconds: float = 0.0
-    compiling_seconds: float = 0.0
-    training_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,13 +103,14 @@ class Study:
             validation,
             seed=config.seed,
             lanes=config.lanes,
-            report=self._show,
+            report=self._report,
         )
         self._observer = Observer()
+        self._interruption = Interruption()
+        self._arranged = True
         self._started = time.perf_counter()
         self._tracing_seconds = 0.0
         self._ticks: list[Tick] = []
-        self._notes: list[str] = []
 
     @property
     def hyperparameters(self) -> list[HyperParameters]:
@@ -135,13 +120,7 @@ class Study:
     @property
     def statistics(self) -> Statistics:
         """Where the time went so far."""
-        trainer = self._trainer.statistics
-        return Statistics(
-            trainer.training_programs,
-            self._tracing_seconds,
-            trainer.compiling_seconds,
-            trainer.training_seconds,
-        )
+        return self._trainer.statistics.plus(tracing_seconds=self._tracing_seconds)
 
     def run(self, observer: Observer) -> None:
         """Runs the study to its end, or until Ctrl-C.
@@ -156,15 +135,15 @@ class Study:
         self._observer = observer
         self._started = time.perf_counter()
         try:
-            with Interruption() as interruption:
-                while not interruption.requested and self._step(interruption):
+            with Interruption() as self._interruption:
+                while not self._interruption.requested and self._step():
                     self._show("training")
-            self.interrupted = interruption.requested
+            self.interrupted = self._interruption.requested
         finally:
             self._keep_models([t for t in self.trials if t.score is not None])
             self._show("", finished=True)
 
-    def _step(self, interruption: Interruption) -> bool:
+    def _step(self) -> bool:
         """Decides, then trains an epoch; False when there is nothing left to do."""
         actions = self.config.schedule.next(
             self.trials,
@@ -179,11 +158,11 @@ class Study:
                 self._stop(action)
         if starts:
             self._start(starts)
-        if actions:
+        if actions or not self._arranged:
             self._arrange()
         numbers = history.training(self.trials)
         if numbers:
-            self._train(numbers, interruption)
+            self._train(numbers)
         return bool(actions or numbers)
 
     # ------------------------------------------------------------------ decisions
@@ -206,7 +185,7 @@ class Study:
         places = [start for start in starts for _ in range(start.trials)]
         for done, start in enumerate(places):
             self._show(f"tracing {done + 1} of {planned}")
-            newcomer = self._intake.take()
+            newcomer = None if self._interruption.requested else self._intake.take()
             if newcomer is None:
                 break
             number = len(self.trials)
@@ -226,16 +205,16 @@ class Study:
     # ------------------------------------------------------------------ training
 
     def _arrange(self) -> None:
-        while True:
+        self._arranged = False
+        while not self._arranged:
             failures = self._trainer.arrange(history.in_lanes(self.trials))
             for number, error in failures.items():
                 self._fail(number, error)
-            if not failures:
-                return
+            self._arranged = not failures
 
-    def _train(self, numbers: Sequence[int], interruption: Interruption) -> None:
+    def _train(self, numbers: Sequence[int]) -> None:
         started = time.perf_counter()
-        results = self._trainer.train(numbers, lambda: interruption.requested)
+        results = self._trainer.train(numbers, lambda: self._interruption.requested)
         self._ticks.append(Tick(len(results), time.perf_counter() - started))
         for number in sorted(results):
             result = results[number]
@@ -279,6 +258,12 @@ class Study:
                 f"the others would too:\n{listed}"
             ) from error
 
+    def _report(self, phase: str) -> None:
+        """Shows what takes long; Ctrl-C ends it here."""
+        if self._interruption.requested:
+            raise KeyboardInterrupt
+        self._show(phase)
+
     def _show(self, phase: str, finished: bool = False) -> None:
         self._observer.update(
             Progress(
@@ -291,7 +276,6 @@ class Study:
                 lanes=self._trainer.lanes,
                 programs=self._trainer.programs,
                 phase=phase,
-                notes=tuple(self._notes),
                 finished=finished,
             )
         )

@@ -72,10 +72,6 @@ class Objective:
                 f"got {self.direction!r}."
             )
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether score `a` is strictly better than score `b`."""
-        return a < b if self.direction == "min" else a > b
-
     def loss(self, score: float | None) -> float:
         """A number that is smaller for a better score; infinite without a score."""
         if score is None or not math.isfinite(score):

@@ -20,10 +20,11 @@ from vtune.reporting.summary import (
 )
 from vtune.search.sampler import RandomSampler, Sampler
 from vtune.search.schedule import Schedule
-from vtune.study import Observer, Statistics, Study, StudyConfig
+from vtune.study import Observer, Study, StudyConfig
 from vtune.training.data import training_and_validation
 from vtune.training.loop import training_loop
 from vtune.training.plan import Lanes
+from vtune.training.statistics import Statistics
 from vtune.trial import Objective, Trial, rank
 
 

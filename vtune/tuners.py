@@ -128,11 +128,7 @@ def SuccessiveHalving(
         max_epochs: the epochs of a trial with the full budget.
         factor: one in `factor` trials goes on at the end of a rung, from 2.
         min_epochs: the epochs of the shortest rung.
-        seed: as in `vt.Hyperband`.
-        lanes: as in `vt.Hyperband`.
-        keep_models: as in `vt.Hyperband`.
-        directory: as in `vt.Hyperband`.
-        project_name: as in `vt.Hyperband`.
+        seed, lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -172,11 +168,7 @@ def RandomSearch(
         objective: as in `vt.Hyperband`.
         max_trials: how many trials.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
-        seed: as in `vt.Hyperband`.
-        lanes: as in `vt.Hyperband`.
-        keep_models: as in `vt.Hyperband`.
-        directory: as in `vt.Hyperband`.
-        project_name: as in `vt.Hyperband`.
+        seed, lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -218,11 +210,8 @@ def GridSearch(
         objective: as in `vt.Hyperband`.
         max_trials: stop after so many combinations; None for all.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
-        seed: decides initial weights and data order; as in `vt.Hyperband`.
-        lanes: as in `vt.Hyperband`.
-        keep_models: as in `vt.Hyperband`.
-        directory: as in `vt.Hyperband`.
-        project_name: as in `vt.Hyperband`.
+        seed: decides initial weights and the order of the data.
+        lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
 
     Returns:
         The tuner.

@@ -224,8 +224,9 @@ def _function(value: types.FunctionType, walk: _Walk) -> Hashable:
         _items(content, inner) if type(content) is dict else _identity(content, inner)
         for content in contents
     ]
-    defaults = _identity(value.__defaults__, inner)
-    return (types.FunctionType, Reference(value.__code__), tuple(parts), defaults)
+    parts.append(_identity(value.__defaults__, inner))
+    parts.append(_items(value.__kwdefaults__ or {}, inner))
+    return (types.FunctionType, Reference(value.__code__), *parts)
 
 
 def _treedef(value: Any, walk: _Walk) -> Hashable:

@@ -76,13 +76,13 @@ PROGRAMS = ProgramCache()
 
 
 def compile_all(
-    requests: Sequence[Request], report: Callable[[int], None] = lambda left: None
+    requests: Sequence[Request], report: Callable[[str], None] = lambda text: None
 ) -> tuple[list[Program | Exception], float]:
     """Compiles programs side by side in threads; those compiled before cost nothing.
 
     Args:
         requests: the programs.
-        report: is called with the number of programs still to be compiled.
+        report: is called with a text whenever a program was compiled.
 
     Returns:
         For each request its program, or the exception that compiling it raised, and the
@@ -95,21 +95,31 @@ def compile_all(
     if not missing:
         return [programs[key] for key in keys], 0.0  # pyright: ignore
     started = time.perf_counter()
-    report(len(missing))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    report(_compiling(len(missing)))
+    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    try:
         futures = {pool.submit(_compile, r): key for key, r in missing.items()}
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
             key = futures[future]
             programs[key] = future.exception() or future.result()  # pyright: ignore
             if future.exception() is None:
                 PROGRAMS.put(key, future.result())
-            report(len(missing) - done)
+            report(_compiling(len(missing) - done))
+    finally:
+        # After Ctrl-C what has not begun never begins.
+        pool.shutdown(cancel_futures=True)
     return [programs[key] for key in keys], time.perf_counter() - started  # pyright: ignore
+
+
+def _compiling(left: int) -> str:
+    return f"compiling {left} program{'s' * (left != 1)}"
 
 
 def _compile(request: Request) -> Program:
     jitted = jax.jit(request.function, donate_argnums=request.donated)
-    options = {"xla_backend_optimization_level": 0} if request.runs_once else {}
+    options: dict[str, str | bool] = {}
+    if request.runs_once:
+        options["xla_backend_optimization_level"] = "0"
     return jitted.lower(*request.arguments).compile(options)
 
 

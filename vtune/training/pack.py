@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from vtune.training.compile import Program
-from vtune.training.lanes import HostState, stack
+from vtune.training.lanes import HostState, extract, stack
 from vtune.training.plan import Arrangement
 
 
@@ -39,7 +39,7 @@ def packed(
     cohort: int,
     program: Program,
     arrangement: Arrangement,
-    members: Mapping[int, tuple[HostState, Any, Any]],
+    members: Mapping[int, tuple[Any, Any, Any]],
 ) -> list[Pack]:
     """Puts trials into the lanes of as many packs as the arrangement says.
 
@@ -88,14 +88,14 @@ Outcome = tuple[Any, Any] | Exception
 
 
 def dispatch(
-    pack: Pack, wanted: frozenset[int], epochs: Mapping[int, int], data: EpochData
+    pack: Pack, wanted: frozenset[int], epochs: Sequence[int], data: EpochData
 ) -> tuple[Pack, Outcome]:
     """Sends a pack off for an epoch, without waiting for it.
 
     Args:
         pack: the pack; its state's memory is given away.
         wanted: the trials to train; the others stay frozen.
-        epochs: the epochs that each trial has trained.
+        epochs: the epochs that each trial of the pack has trained.
         data: the data sets.
 
     Returns:
@@ -108,7 +108,7 @@ def dispatch(
             pack.state,
             pack.constants,
             pack.keys,
-            np.array([*(epochs[trial] for trial in pack.trials), *spare], np.int32),
+            np.array([*epochs, *spare], np.int32),
             np.array(active, np.bool_),
             *data,
         )
@@ -167,3 +167,22 @@ def still_fits(
         and all(pack.lanes == arrangement.lanes for pack in alive)
         and len(alive) <= arrangement.groups
     )
+
+
+def states_in(packs: Sequence[Pack], trials: Sequence[int]) -> dict[int, HostState]:
+    """The states of trials in their lanes, copied to the host.
+
+    Args:
+        packs: the packs.
+        trials: the trials; those in none of the packs are left out.
+
+    Returns:
+        Each trial's leaves, random keys as their data.
+    """
+    found: dict[int, HostState] = {}
+    for pack in packs:
+        lanes = [lane for lane, trial in enumerate(pack.trials) if trial in trials]
+        if lanes:
+            numbers = [pack.trials[lane] for lane in lanes]
+            found.update(zip(numbers, extract(pack.state, lanes)))
+    return found

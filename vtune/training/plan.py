@@ -194,3 +194,36 @@ def arrange(
     if form == "map" and before is not None:
         lanes = max(lanes, before)
     return Arrangement(lanes, groups)
+
+
+Layout = Mapping[int, tuple[list[int], Arrangement]]
+
+
+def lay_out(
+    cohort_of: Mapping[int, int],
+    cohorts: Sequence[Cohort],
+    *,
+    platform: str,
+    before: Mapping[int, int],
+) -> Layout:
+    """The trials of each cohort, and how they are arranged.
+
+    Args:
+        cohort_of: the cohort of each trial that holds a lane.
+        cohorts: all cohorts, by number.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`.
+        before: the lanes of the program that a cohort runs so far, where it does.
+
+    Returns:
+        For each cohort that has some of the trials, those and their arrangement.
+    """
+    members: dict[int, list[int]] = {}
+    for trial in sorted(cohort_of):
+        members.setdefault(cohort_of[trial], []).append(trial)
+    return {
+        number: (
+            group,
+            arrange(len(group), cohorts[number].form, platform, before.get(number)),
+        )
+        for number, group in sorted(members.items())
+    }

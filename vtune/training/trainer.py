@@ -20,9 +20,9 @@ from vtune.training.compile import (
 )
 from vtune.training.data import DataSet
 from vtune.training.epoch import LaneFunctions
-from vtune.training.keys import LaneKeys
-from vtune.training.lanes import HostState, extract, to_leaves, to_tree
+from vtune.training.lanes import to_leaves, to_tree
 from vtune.training.loop import Loop
+from vtune.training.member import Member
 from vtune.training.pack import (
     EpochData,
     EpochResult,
@@ -31,29 +31,16 @@ from vtune.training.pack import (
     collect,
     dispatch,
     packed,
+    states_in,
     still_fits,
 )
-from vtune.training.plan import Arrangement, Cohort, Lanes, arrange, assign
+from vtune.training.plan import Arrangement, Cohort, Lanes, Layout, assign, lay_out
+from vtune.training.statistics import Statistics
 
 
 # Epochs that are on their way to the device at a time: enough that it never waits for
 # the host, few enough that Ctrl-C is answered soon.
 _AHEAD = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainerStatistics:
-    """Where a trainer's time went.
-
-    Args:
-        training_programs: the different programs that trained an epoch.
-        compiling_seconds: the time in which something was compiled.
-        training_seconds: the time in which epochs were on the device.
-    """
-
-    training_programs: int = 0
-    compiling_seconds: float = 0.0
-    training_seconds: float = 0.0
 
 
 class Trainer:
@@ -85,23 +72,19 @@ class Trainer:
         self._loop = loop
         self._first_batch = training.rows(0, loop.train.size).batch
         self._training = jax.device_put(training.batch)
-        self._validation = (
-            None if validation is None else jax.device_put(validation.batch)
-        )
+        self._validation = None
+        if validation is not None:
+            self._validation = jax.device_put(validation.batch)
         self._seed = np.uint32(seed)
         self._lanes: Lanes = lanes
         self._platform = jax.default_backend()
         self._report = report
-        self._lane_functions: dict[int, LaneFunctions] = {}
-        self._traces: dict[int, Trace] = {}
-        self._cohort_of: dict[int, int] = {}
-        self._epochs: dict[int, int] = {}
-        self._states: dict[int, HostState] = {}
-        self._keys: dict[int, LaneKeys] = {}
+        self._functions: dict[int, LaneFunctions] = {}
+        self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
         self._programs: set[Any] = set()
         self.cohorts: tuple[Cohort, ...] = ()
-        self.statistics = TrainerStatistics()
+        self.statistics = Statistics()
 
     @property
     def lanes(self) -> int:
@@ -127,15 +110,14 @@ class Trainer:
             platform=self._platform,
             others=others,
         )
-        self._traces.update(traces)
-        self._cohort_of.update(chosen)
-        self._epochs.update(dict.fromkeys(traces, 0))
-        (keys,), seconds = compile_all([keys_request()])
-        if isinstance(keys, Exception):
-            raise keys
-        for number in traces:
-            self._keys[number] = jax.device_get(keys(self._seed, np.int32(number)))
-        self._note_compiling(seconds)
+        for cohort in self.cohorts[len(self._functions) :]:
+            self._functions[cohort.number] = LaneFunctions(cohort.lifting, self._loop)
+        (program,) = self._compile([keys_request()])
+        if isinstance(program, Exception):
+            raise program
+        for number, trace in traces.items():
+            keys = jax.device_get(program(self._seed, np.int32(number)))
+            self._members[number] = Member(trace, chosen[number], keys)
 
     def restore(self, number: int, state: Any, epoch: int) -> None:
         """Gives an admitted trial a state to go on from.
@@ -145,43 +127,47 @@ class Trainer:
             state: its state.
             epoch: the epochs that it has trained.
         """
-        self._states[number] = to_leaves(state, self._traces[number])
-        self._epochs[number] = epoch
+        member = self._members[number]
+        leaves = to_leaves(state, member.trace)
+        self._members[number] = dataclasses.replace(member, state=leaves, epoch=epoch)
 
     def arrange(self, trials: Sequence[int]) -> dict[int, Exception]:
         """Puts trials into lanes: compiles what is missing, moves states where needed.
 
         Args:
             trials: every trial that trains on, or waits frozen in its lane. All others
-                lose their state.
+                are forgotten.
 
         Returns:
             For each trial that cannot be trained, what keeps it.
         """
-        layout = self._layout(trials)
-        requests = self._requests(layout)
-        programs, seconds = compile_all(
-            list(requests.values()), lambda left: self._report(f"compiling {left}")
+        layout = lay_out(
+            {trial: self._members[trial].cohort for trial in trials},
+            self.cohorts,
+            platform=self._platform,
+            before={pack.cohort: pack.lanes for pack in self._packs},
         )
-        compiled = dict(zip(requests, programs))
-        self._note_compiling(seconds)
+        requests = self._requests(layout)
+        programs = dict(zip(requests, self._compile(list(requests.values()))))
         self._programs |= {
-            request.key for (kind, _), request in requests.items() if kind == "epoch"
+            r.key for (kind, _), r in requests.items() if kind == "epoch"
         }
-        failures = self._initialise(layout, compiled)
-        packs = []
-        for number, (members, arrangement) in layout.items():
-            program = compiled[("epoch", number)]
-            if isinstance(program, Exception):
-                failures.update(dict.fromkeys(members, program))
-                continue
-            members = [trial for trial in members if trial not in failures]
-            if members:
-                packs += self._pack(number, members, arrangement, program)
+        self.statistics = dataclasses.replace(
+            self.statistics, training_programs=len(self._programs)
+        )
+        failures: dict[int, Exception] = {}
+        packs: list[Pack] = []
+        for cohort, (members, arrangement) in layout.items():
+            failures |= self._initialise(cohort, members, programs)
+            healthy = [trial for trial in members if trial not in failures]
+            if healthy:
+                program = programs["epoch", cohort]
+                packs += self._pack(cohort, healthy, arrangement, program)
         self._packs = packs
-        self._states = {}
-        self._traces = {trial: self._traces[trial] for trial in trials}
-        self._keys = {trial: self._keys[trial] for trial in trials}
+        self._members = {
+            trial: dataclasses.replace(self._members[trial], state=None)
+            for trial in trials
+        }
         return failures
 
     def train(
@@ -206,18 +192,15 @@ class Trainer:
                 continue
             if stop():
                 break
-            self._packs[index], outcome = dispatch(pack, wanted, self._epochs, data)
+            epochs = [self._members[trial].epoch for trial in pack.trials]
+            self._packs[index], outcome = dispatch(pack, wanted, epochs, data)
             pending.append((pack, outcome))
             if len(pending) > _AHEAD:
-                results.update(self._collect(*pending.pop(0), wanted))
+                results |= self._collect(*pending.pop(0), wanted)
         for pack, outcome in pending:
-            results.update(self._collect(pack, outcome, wanted))
-        seconds = self.statistics.training_seconds + time.perf_counter() - started
-        self.statistics = dataclasses.replace(
-            self.statistics,
-            training_programs=len(self._programs),
-            training_seconds=seconds,
-        )
+            results |= self._collect(pack, outcome, wanted)
+        seconds = time.perf_counter() - started
+        self.statistics = self.statistics.plus(training_seconds=seconds)
         return results
 
     def states(self, trials: Sequence[int]) -> dict[int, Any]:
@@ -229,80 +212,46 @@ class Trainer:
         Returns:
             Each trial's state.
         """
-        leaves = self._leaves(trials)
-        return {t: to_tree(leaves[t], self._traces[t]) for t in leaves}
+        leaves = states_in(self._packs, trials)
+        return {t: to_tree(leaves[t], self._members[t].trace) for t in leaves}
 
-    def _leaves(self, trials: Sequence[int]) -> dict[int, HostState]:
-        found: dict[int, HostState] = {}
-        for pack in self._packs:
-            lanes = [i for i, trial in enumerate(pack.trials) if trial in trials]
-            if lanes:
-                numbers = [pack.trials[lane] for lane in lanes]
-                found.update(zip(numbers, extract(pack.state, lanes)))
-        return found
-
-    def _layout(
-        self, trials: Sequence[int]
-    ) -> dict[int, tuple[list[int], Arrangement]]:
-        """The trials of each cohort, and how they are laid out."""
-        members: dict[int, list[int]] = {}
-        for trial in sorted(trials):
-            members.setdefault(self._cohort_of[trial], []).append(trial)
-        before = {pack.cohort: pack.lanes for pack in self._packs}
-        layout = {}
-        for number, group in sorted(members.items()):
-            form = self.cohorts[number].form
-            plan = arrange(len(group), form, self._platform, before.get(number))
-            layout[number] = (group, plan)
-        return layout
-
-    def _functions(self, cohort: int) -> LaneFunctions:
-        if cohort not in self._lane_functions:
-            lifting = self.cohorts[cohort].lifting
-            self._lane_functions[cohort] = LaneFunctions(lifting, self._loop)
-        return self._lane_functions[cohort]
-
-    def _requests(
-        self, layout: Mapping[int, tuple[list[int], Arrangement]]
-    ) -> dict[tuple[str, int], Request]:
+    def _requests(self, layout: Layout) -> dict[tuple[str, int], Request]:
         training, validation, first = jax.tree.map(
-            abstract,
-            (self._training, self._validation, self._first_batch),
+            abstract, (self._training, self._validation, self._first_batch)
         )
         requests = {}
-        for number, (members, arrangement) in layout.items():
-            functions, form = self._functions(number), self.cohorts[number].form
-            requests["epoch", number] = epoch_request(
+        for cohort, (members, arrangement) in layout.items():
+            functions, form = self._functions[cohort], self.cohorts[cohort].form
+            requests["epoch", cohort] = epoch_request(
                 functions, form, arrangement.lanes, training, validation
             )
-            if any(self._is_new(trial) for trial in members):
-                requests["init", number] = init_request(functions, first)
+            if any(map(self._is_new, members)):
+                requests["init", cohort] = init_request(functions, first)
         return requests
 
     def _is_new(self, trial: int) -> bool:
         placed = any(trial in pack.trials for pack in self._packs)
-        return not placed and trial not in self._states
+        return not placed and self._members[trial].state is None
 
     def _initialise(
         self,
-        layout: Mapping[int, tuple[list[int], Arrangement]],
+        cohort: int,
+        members: Sequence[int],
         programs: Mapping[tuple[str, int], Program | Exception],
     ) -> dict[int, Exception]:
-        """Makes the first states of new trials; returns what failed."""
+        """Makes the first states of new trials; returns what keeps trials from it."""
+        epoch = programs["epoch", cohort]
+        if isinstance(epoch, Exception):
+            return dict.fromkeys(members, epoch)
+        lifting = self.cohorts[cohort].lifting
         failures: dict[int, Exception] = {}
-        for number, (members, _) in layout.items():
-            lifting = self.cohorts[number].lifting
-            for trial in filter(self._is_new, members):
-                program = programs["init", number]
-                try:
-                    if isinstance(program, Exception):
-                        raise program
-                    constants = lifting.values(self._traces[trial]).init
-                    key = self._keys[trial].init
-                    state = program(constants, key, self._first_batch)
-                    self._states[trial] = tuple(jax.device_get(list(state)))
-                except Exception as error:
-                    failures[trial] = error
+        for trial in filter(self._is_new, members):
+            try:
+                self._members[trial] = self._members[trial].initialised(
+                    lifting, programs["init", cohort], self._first_batch
+                )
+            except Exception as error:
+                failures[trial] = error
         return failures
 
     def _pack(
@@ -310,18 +259,17 @@ class Trainer:
         cohort: int,
         members: Sequence[int],
         arrangement: Arrangement,
-        program: Program,
+        program: Any,
     ) -> list[Pack]:
         old = [pack for pack in self._packs if pack.cohort == cohort]
         if still_fits(old, members, arrangement):
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
-        self._states.update(self._leaves(members))
+        for trial, state in states_in(old, members).items():
+            self._members[trial] = dataclasses.replace(
+                self._members[trial], state=state
+            )
         lifting = self.cohorts[cohort].lifting
-        entries = {}
-        for trial in members:
-            values = lifting.values(self._traces[trial])
-            constants = values.train + values.evaluate
-            entries[trial] = (self._states[trial], constants, self._keys[trial])
+        entries = {trial: self._members[trial].in_lane(lifting) for trial in members}
         return packed(cohort, program, arrangement, entries)
 
     def _collect(
@@ -333,11 +281,12 @@ class Trainer:
             names += tuple(f"val_{name}" for name in reference.eval_metrics)
         results = collect(pack, outcome, wanted, names)
         for trial, result in results.items():
-            self._epochs[trial] += result.failure is None
+            member = self._members[trial]
+            epoch = member.epoch + (result.failure is None)
+            self._members[trial] = dataclasses.replace(member, epoch=epoch)
         return results
 
-    def _note_compiling(self, seconds: float) -> None:
-        self.statistics = dataclasses.replace(
-            self.statistics,
-            compiling_seconds=self.statistics.compiling_seconds + seconds,
-        )
+    def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:
+        programs, seconds = compile_all(requests, self._report)
+        self.statistics = self.statistics.plus(compiling_seconds=seconds)
+        return programs
