@@ -216,19 +216,23 @@ class Study:
         started = time.perf_counter()
         results = self._trainer.train(numbers, lambda: self._interruption.requested)
         self._ticks.append(Tick(len(results), time.perf_counter() - started))
-        for number in sorted(results):
-            result = results[number]
-            if result.failure is not None:
-                self._fail(number, result.failure)
-                continue
-            trial = history.after_epoch(
+        trained = {n: result for n, result in results.items() if not result.failure}
+        # All is written down before anyone is told, and may interrupt.
+        for number, result in trained.items():
+            self.trials[number] = history.after_epoch(
                 self.trials[number],
                 result.metrics,
                 result.finite,
                 self.config.objective,
             )
-            self.trials[number] = trial
-            self._observer.epoch_end(trial, trial.epoch - 1, dict(result.metrics))
+        for number in sorted(results):
+            failure = results[number].failure
+            if failure is not None:
+                self._fail(number, failure)
+                continue
+            trial = self.trials[number]
+            metrics = dict(results[number].metrics)
+            self._observer.epoch_end(trial, trial.epoch - 1, metrics)
             if trial.status is TrialStatus.DIVERGED:
                 self._observer.trial_end(trial)
 

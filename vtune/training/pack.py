@@ -88,28 +88,29 @@ Outcome = tuple[Any, Any] | Exception
 
 
 def dispatch(
-    pack: Pack, wanted: frozenset[int], epochs: Sequence[int], data: EpochData
+    pack: Pack, epochs: Mapping[int, int], data: EpochData
 ) -> tuple[Pack, Outcome]:
     """Sends a pack off for an epoch, without waiting for it.
 
     Args:
         pack: the pack; its state's memory is given away.
-        wanted: the trials to train; the others stay frozen.
-        epochs: the epochs that each trial of the pack has trained.
+        epochs: the epochs that each trial to train has trained; the others in the pack
+            stay frozen.
         data: the data sets.
 
     Returns:
         The pack with its next state, and the outcome to `collect`.
     """
-    spare = (0,) * (pack.lanes - len(pack.trials))
-    active = (*(trial in wanted for trial in pack.trials), *spare)
+    spare = [0] * (pack.lanes - len(pack.trials))
+    trained = [epochs.get(trial, 0) for trial in pack.trials]
+    active = [trial in epochs for trial in pack.trials]
     try:
         state, metrics, finite = pack.program(
             pack.state,
             pack.constants,
             pack.keys,
-            np.array([*epochs, *spare], np.int32),
-            np.array(active, np.bool_),
+            np.array(trained + spare, np.int32),
+            np.array(active + spare, np.bool_),
             *data,
         )
     except Exception as error:

@@ -192,8 +192,8 @@ class Trainer:
                 continue
             if stop():
                 break
-            epochs = [self._members[trial].epoch for trial in pack.trials]
-            self._packs[index], outcome = dispatch(pack, wanted, epochs, data)
+            epochs = {trial: self._members[trial].epoch for trial in wanted}
+            self._packs[index], outcome = dispatch(pack, epochs, data)
             pending.append((pack, outcome))
             if len(pending) > _AHEAD:
                 results |= self._collect(*pending.pop(0), wanted)
