@@ -197,12 +197,7 @@ class Model:
         return self.state.params
 
     def restore(self, state: ModelState, epoch: int) -> None:
-        """Gives the model a state to predict with, and to go on training from.
-
-        Args:
-            state: the state.
-            epoch: the epochs that it has trained.
-        """
+        """Goes on from a state that has trained `epoch` epochs."""
         self._trained = (state, epoch)
 
     def fit(

@@ -1,0 +1,22 @@
+"""What every test relies on."""
+
+import hypothesis
+import jaxtyping
+import pytest
+
+import tests.annotations
+
+
+jaxtyping.install_import_hook("vtune", f"{tests.annotations.__name__}.check_arrays")
+
+# The first example of a property often compiles a program: no deadline can be kept.
+hypothesis.settings.register_profile("vtune", deadline=None, print_blob=True)
+hypothesis.settings.load_profile("vtune")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Scikit-learn's digits, scaled to 0..1, with a quarter held out."""
+    from experiments import datasets
+
+    return datasets.load("digits")
