@@ -3,6 +3,7 @@
 import importlib.metadata
 
 from vtune.failure import SearchError as SearchError
+from vtune.fitting import History as History
 from vtune.hypermodel import HyperModel as HyperModel
 from vtune.hyperparameters import HyperParameters as HyperParameters
 from vtune.model import Model as Model

@@ -80,12 +80,7 @@ class Lifting:
         reference: the functions that the program is made from.
         slots: the constants that are handed in.
 
-    Example:
-        ```python
-        lifting = Lifting(traces[0], varying(traces))
-        assert all(lifting.accepts(trace) for trace in traces)
-        values = [lifting.values(trace) for trace in traces]
-        ```
+    A cohort's lifting is `Lifting(traces[0], varying(traces))`; it accepts all of them.
     """
 
     reference: Trace
