@@ -234,3 +234,15 @@ def _is_of_a_library(file: str) -> bool:
     return file.startswith((_JAX, _STANDARD_LIBRARY)) or any(
         part in file for part in _INSTALLED
     )
+
+
+def threefry_is_partitionable(equation: Any | None = None) -> bool:
+    """Whether threefry hashes the number of each entry alone.
+
+    Args:
+        equation: under whose settings; without one, under those of now.
+    """
+    if equation is None:
+        return getattr(jax.config, "jax_threefry_partitionable")
+    with equation.context.manager:
+        return getattr(jax.config, "jax_threefry_partitionable")

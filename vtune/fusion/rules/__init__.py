@@ -1,0 +1,1 @@
+"""What each kind of equation does to padded axes."""
