@@ -1,13 +1,14 @@
 """New trials: a configuration, what `build` made of it, and its trace."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from vtune.fusion.envelope import envelope_values
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
-from vtune.proposal import Build, Horizon, propose
+from vtune.proposal import Build, Horizon, propose, realise
 from vtune.search.sampler import RandomSampler, Sampler, configuration_key
 from vtune.training.data import DataSet
 from vtune.trial import Objective, Trainable
@@ -100,6 +101,29 @@ class Intake:
                 trace, _ = self._trace(proposal.trainable)
                 traces += [] if trace is None else [trace]
         return traces
+
+    def envelope(self, numbers: Sequence[int]) -> Trace | None:
+        """Traces what `build` makes of the largest values of some trials.
+
+        Args:
+            numbers: the trials.
+
+        Returns:
+            The trace, which may turn out to be no envelope of them; None if there is
+            no such trial.
+        """
+        values = envelope_values([self.hyperparameters[n].values for n in numbers])
+        if values is None:
+            return None
+        hyperparameters = HyperParameters(
+            values,
+            steps_per_epoch=self._horizon.steps_per_epoch,
+            max_epochs=self._horizon.max_epochs,
+        )
+        proposal = realise(self._build, hyperparameters)
+        if proposal.trainable is None:
+            return None
+        return self._trace(proposal.trainable)[0]
 
     def _trace(self, trainable: Trainable) -> tuple[Trace | None, Exception | None]:
         if isinstance(trainable, Model):

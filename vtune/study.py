@@ -17,9 +17,11 @@ from vtune.proposal import Build, Horizon
 from vtune.reporting.progress import Progress, Tick
 from vtune.search.sampler import Sampler
 from vtune.search.schedule import Promote, Schedule, Start, Stop
+from vtune.training.cohort import Lanes
 from vtune.training.data import DataSet
+from vtune.training.device import device_rule
+from vtune.training.grouping import FuseWidths
 from vtune.training.loop import Loop, tracer
-from vtune.training.plan import Lanes, device_rule
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.trial import Objective, Trial, TrialStatus, rank
@@ -39,6 +41,7 @@ class StudyConfig:
         sampler: which values trials get.
         seed: from 0 to 2**32 - 1.
         lanes: how the trials of a cohort run: `"vmap"`, `"map"` or `"auto"`.
+        fuse_widths: whether trials of different widths share a program.
         keep_models: how many of the best trials' weights are kept.
     """
 
@@ -47,6 +50,7 @@ class StudyConfig:
     sampler: Sampler
     seed: int
     lanes: Lanes = "auto"
+    fuse_widths: FuseWidths = "auto"
     keep_models: int = 5
 
 
@@ -103,6 +107,7 @@ class Study:
             validation,
             seed=config.seed,
             lanes=config.lanes,
+            fuse_widths=config.fuse_widths,
             report=self._report,
         )
         self._observer = Observer()
@@ -200,7 +205,7 @@ class Study:
         all_started = self._intake.exhausted or len(self.trials) == total
         others = [] if all_started or not traces else self._intake.probe()
         self._tracing_seconds += time.perf_counter() - started
-        self._trainer.admit(traces, others)
+        self._trainer.admit(traces, others, self._intake.envelope)
 
     # ------------------------------------------------------------------ training
 

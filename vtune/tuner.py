@@ -21,9 +21,10 @@ from vtune.reporting.summary import (
 from vtune.search.sampler import RandomSampler, Sampler
 from vtune.search.schedule import Schedule
 from vtune.study import Observer, Study, StudyConfig
+from vtune.training.cohort import Lanes
+from vtune.training.grouping import FuseWidths
 from vtune.training.data import training_and_validation
 from vtune.training.loop import training_loop
-from vtune.training.plan import Lanes
 from vtune.training.statistics import Statistics
 from vtune.trial import Objective, Trial, rank
 
@@ -44,6 +45,7 @@ class TunerConfig:
         max_epochs: the epochs of a trial with the full budget; None: `search` says.
         seed: from 0 to 2**32 - 1.
         lanes: `"vmap"`, `"map"` or `"auto"`.
+        fuse_widths: `"auto"`, `"always"` or `"never"`.
         keep_models: how many of the best trials' weights are kept.
         notes: what the user should know before the search begins.
     """
@@ -54,6 +56,7 @@ class TunerConfig:
     max_epochs: int | None
     seed: int
     lanes: Lanes
+    fuse_widths: FuseWidths
     keep_models: int
     notes: tuple[str, ...] = ()
 
@@ -294,6 +297,7 @@ class Tuner:
             config.sampler,
             config.seed,
             config.lanes,
+            config.fuse_widths,
             config.keep_models,
         )
         return Study(settings, self._build, loop, training, validation)

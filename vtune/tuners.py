@@ -12,7 +12,8 @@ from vtune.search.hyperband import (
 )
 from vtune.search.sampler import GridSampler, RandomSampler, Sampler
 from vtune.search.schedule import Brackets, Rung, Schedule
-from vtune.training.plan import Lanes
+from vtune.training.cohort import Lanes
+from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
 from vtune.tuner import Tuner, TunerConfig
 
@@ -28,6 +29,7 @@ def Hyperband(
     brackets: Sequence[Sequence[tuple[int, int]]] | None = None,
     seed: int | None = None,
     lanes: Lanes = "auto",
+    fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
@@ -101,7 +103,7 @@ def Hyperband(
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        _Common(seed, lanes, keep_models, directory, project_name),
+        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
 
 
@@ -115,6 +117,7 @@ def SuccessiveHalving(
     min_epochs: int = 1,
     seed: int | None = None,
     lanes: Lanes = "auto",
+    fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
@@ -128,7 +131,8 @@ def SuccessiveHalving(
         max_epochs: the epochs of a trial with the full budget.
         factor: one in `factor` trials goes on at the end of a rung, from 2.
         min_epochs: the epochs of the shortest rung.
-        seed, lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
+        seed, lanes, fuse_widths, keep_models, directory, project_name: as in
+            `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -145,7 +149,7 @@ def SuccessiveHalving(
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        _Common(seed, lanes, keep_models, directory, project_name),
+        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
 
 
@@ -157,6 +161,7 @@ def RandomSearch(
     max_epochs: int | None = None,
     seed: int | None = None,
     lanes: Lanes = "auto",
+    fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
@@ -168,7 +173,8 @@ def RandomSearch(
         objective: as in `vt.Hyperband`.
         max_trials: how many trials.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
-        seed, lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
+        seed, lanes, fuse_widths, keep_models, directory, project_name: as in
+            `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -184,7 +190,7 @@ def RandomSearch(
         RandomSampler,
         lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
         max_epochs,
-        _Common(seed, lanes, keep_models, directory, project_name),
+        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
 
 
@@ -196,6 +202,7 @@ def GridSearch(
     max_epochs: int | None = None,
     seed: int | None = None,
     lanes: Lanes = "auto",
+    fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
@@ -211,7 +218,7 @@ def GridSearch(
         max_trials: stop after so many combinations; None for all.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
         seed: decides initial weights and the order of the data.
-        lanes, keep_models, directory, project_name: as in `vt.Hyperband`.
+        lanes, fuse_widths, keep_models, directory, project_name: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -228,7 +235,7 @@ def GridSearch(
         lambda seed: GridSampler(),
         lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
         max_epochs,
-        _Common(seed, lanes, keep_models, directory, project_name),
+        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
 
 
@@ -238,6 +245,7 @@ class _Common:
 
     seed: int | None
     lanes: Lanes
+    fuse_widths: FuseWidths
     keep_models: int
     directory: str | None
     project_name: str | None
@@ -256,6 +264,10 @@ def _tuner(
     _check_integer("keep_models", common.keep_models, 0)
     if common.lanes not in ("auto", "vmap", "map"):
         raise ValueError(f"`lanes` is 'auto', 'vmap' or 'map', got {common.lanes!r}.")
+    if common.fuse_widths not in ("auto", "always", "never"):
+        raise ValueError(
+            f"`fuse_widths` is 'auto', 'always' or 'never', got {common.fuse_widths!r}."
+        )
     seed = secrets.randbelow(2**32) if common.seed is None else common.seed
     _check_integer("seed", seed, 0)
     if seed >= 2**32:
@@ -275,6 +287,7 @@ def _tuner(
         max_epochs,
         seed,
         common.lanes,
+        common.fuse_widths,
         common.keep_models,
         tuple(notes),
     )

@@ -1,6 +1,7 @@
 """Running a flat function with some of its constants handed in."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -51,8 +52,8 @@ def evaluate(
     constants = list(flat.constants)
     for slot, value in zip(slots, lifted):
         constants[slot] = value
-    inputs = tuple(map(_as_declared, inputs, flat.in_avals))
-    return list(map(_as_declared, _run(flat.body, constants, inputs), flat.out_avals))
+    inputs = tuple(map(as_declared, inputs, flat.in_avals))
+    return list(map(as_declared, _run(flat.body, constants, inputs), flat.out_avals))
 
 
 def equation_of(error: Exception) -> str | None:
@@ -86,19 +87,62 @@ def _run(body: Body, constants: Sequence[Any], inputs: Sequence[Any]) -> list[An
 def _apply(
     equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
 ) -> list[Any]:
-    name = equation.primitive.name
-    try:
+    def runner(body: Body) -> Run:
+        return lambda *inputs: _run(body, constants, inputs)
+
+    with noted(equation):
         if equation.bodies:
-            return _CONTROL_FLOW[name](equation, constants, operands)
+            return control_flow(equation, list(map(runner, equation.bodies)), operands)
         return internals.bind(equation, operands)
+
+
+@contextlib.contextmanager
+def noted(equation: Equation) -> Iterator[None]:
+    """Adds to an exception which equation it comes from, as `equation_of` reads it.
+
+    Args:
+        equation: what is computed inside.
+    """
+    try:
+        yield
     except Exception as error:
         if equation_of(error) is None:  # the innermost equation is the cause
-            error.add_note(f"{_NOTE}`{name}`, {equation.line or 'of no known line'}")
+            name, line = equation.primitive.name, equation.line
+            error.add_note(f"{_NOTE}`{name}`, {line or 'of no known line'}")
         raise
 
 
+# A body of an equation as a function of its inputs.
+Run = Callable[..., list[Any]]
+
+
+def control_flow(
+    equation: Equation,
+    runs: Sequence[Run],
+    operands: Sequence[Any],
+    steps: Any | None = None,
+) -> list[Any]:
+    """Computes a scan, a while or a cond.
+
+    Args:
+        equation: the equation.
+        runs: each of its bodies as a function.
+        operands: what it reads.
+        steps: of a scan, which of its steps are taken, bool; the others leave what is
+            carried as it is. None takes all.
+
+    Returns:
+        The results.
+    """
+    if equation.primitive.name == "scan":
+        return _scan(equation, runs[0], operands, steps)
+    if equation.primitive.name == "while":
+        return _while(equation, runs[0], runs[1], operands)
+    return _cond(equation, runs, operands)
+
+
 def _scan(
-    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+    equation: Equation, run: Run, operands: Sequence[Any], steps: Any | None
 ) -> list[Any]:
     (body,) = equation.bodies
     params = equation.params
@@ -106,15 +150,19 @@ def _scan(
     shared = operands[:start]
     carried = [variable.aval for variable in body.inputs[start:end]]
 
-    def step(carry: list[Any], xs: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        results = _run(body, constants, [*shared, *carry, *xs])
+    def step(carry: list[Any], xs: Any) -> tuple[list[Any], list[Any]]:
+        xs, taken = xs
+        results = run(*shared, *carry, *xs)
         count = len(carried)
-        return list(map(_as_declared, results[:count], carried)), results[count:]
+        after = list(map(as_declared, results[:count], carried))
+        if taken is not None:
+            after = [jnp.where(taken, new, old) for new, old in zip(after, carry)]
+        return after, results[count:]
 
     carry, stacked = jax.lax.scan(
         step,
-        list(map(_as_declared, operands[start:end], carried)),
-        list(operands[end:]),
+        list(map(as_declared, operands[start:end], carried)),
+        (list(operands[end:]), steps),
         length=params["length"],
         reverse=params["reverse"],
         unroll=params["unroll"],
@@ -123,44 +171,42 @@ def _scan(
 
 
 def _while(
-    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+    equation: Equation, condition: Run, run: Run, operands: Sequence[Any]
 ) -> list[Any]:
-    condition, body = equation.bodies
+    body = equation.bodies[1]
     first = equation.params["cond_nconsts"]
     second = first + equation.params["body_nconsts"]
     carried = [variable.aval for variable in body.inputs[second - first :]]
 
     def goes_on(carry: list[Any]) -> Any:
-        return _run(condition, constants, [*operands[:first], *carry])[0]
+        return condition(*operands[:first], *carry)[0]
 
     def step(carry: list[Any]) -> list[Any]:
-        results = _run(body, constants, [*operands[first:second], *carry])
-        return list(map(_as_declared, results, carried))
+        results = run(*operands[first:second], *carry)
+        return list(map(as_declared, results, carried))
 
-    initial = list(map(_as_declared, operands[second:], carried))
+    initial = list(map(as_declared, operands[second:], carried))
     return jax.lax.while_loop(goes_on, step, initial)
 
 
 def _cond(
-    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+    equation: Equation, runs: Sequence[Run], operands: Sequence[Any]
 ) -> list[Any]:
     declared = [variable.aval for variable in equation.outputs]
 
-    def branch(body: Body) -> Any:
-        def run(*inputs: Any) -> list[Any]:
-            return list(map(_as_declared, _run(body, constants, inputs), declared))
-
-        return run
+    def branch(run: Run) -> Any:
+        return lambda *inputs: list(map(as_declared, run(*inputs), declared))
 
     index, *rest = operands
-    return jax.lax.switch(index, [branch(body) for body in equation.bodies], *rest)
+    return jax.lax.switch(index, list(map(branch, runs)), *rest)
 
 
-_CONTROL_FLOW = {"scan": _scan, "while": _while, "cond": _cond}
-
-
-def _as_declared(value: Any, aval: Any) -> Any:
+def as_declared(value: Any, aval: Any) -> Any:
     """A value as a strongly typed array of the declared dtype.
+
+    Args:
+        value: an array, a number, or something that is no array and stays as it is.
+        aval: the declaration.
 
     The carry of a loop has to have one dtype, and a constant's Python type or a weakly
     typed argument would give it another.

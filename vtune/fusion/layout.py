@@ -13,7 +13,7 @@ import functools
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
 
 # One size: that of every member of a family, the envelope's last.
@@ -151,6 +151,22 @@ def indexed(layout: Layout, places: Mapping[Sizes, int]) -> Layout:
         return Reversed(indexed(layout.part, places))
     parts = tuple([indexed(part, places) for part in layout.parts])
     return dataclasses.replace(layout, parts=parts)
+
+
+def shape_of(layout: Layout) -> Hashable:
+    """What a program depends on of a layout: all but the members' sizes.
+
+    Args:
+        layout: a layout that knows where its sizes stand.
+
+    Returns:
+        Equal only for layouts that are the same for equal `lane_sizes`.
+    """
+    if isinstance(layout, Tail):
+        return (layout.wide, layout.size_index if layout.varies else None)
+    if isinstance(layout, Reversed):
+        return ("reversed", shape_of(layout.part))
+    return (type(layout).__name__, tuple([shape_of(part) for part in layout.parts]))
 
 
 def _tails(layout: Layout) -> Iterator[Tail]:

@@ -1,5 +1,6 @@
 """The structure of a program without the values of its constants."""
 
+import weakref
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -73,11 +74,19 @@ def flat_signature(flat: FlatFunction) -> Signature:
     Returns:
         A value that is equal only for functions with the same equations.
     """
-    slots: dict[int, Any] = {}
-    body = _body(flat.body, slots)
-    # What is no array, such as a mutable reference, cannot be handed in.
-    fixed = tuple(Reference(value) for value in flat.constants if not is_array(value))
-    return Signature((body, tuple([slots[slot] for slot in sorted(slots)]), fixed))
+    found = _KNOWN.get(flat)
+    if found is None:
+        slots: dict[int, Any] = {}
+        body = _body(flat.body, slots)
+        # What is no array, such as a mutable reference, cannot be handed in.
+        fixed = tuple([Reference(v) for v in flat.constants if not is_array(v)])
+        avals = tuple([slots[slot] for slot in sorted(slots)])
+        found = _KNOWN[flat] = Signature((body, avals, fixed))
+    return found
+
+
+# Trials of one module share functions, and each is asked for more than once.
+_KNOWN: weakref.WeakKeyDictionary[FlatFunction, Signature] = weakref.WeakKeyDictionary()
 
 
 def _body(body: Body, slots: dict[int, Any]) -> Hashable:

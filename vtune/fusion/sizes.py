@@ -6,6 +6,7 @@ or a window says what is computed, not for how many.
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -124,11 +125,19 @@ def flat_structure(flat: FlatFunction) -> Signature:
         A value that is equal only for functions that are the same up to sizes and the
         values of constants.
     """
-    slots: dict[int, Any] = {}
-    body = _body(flat.body, slots)
-    constants = tuple([_kind(slots[slot]) for slot in sorted(slots)])
-    fixed = tuple(Reference(value) for value in flat.constants if not is_array(value))
-    return Signature((body, constants, fixed))
+    found = _STRUCTURES.get(flat)
+    if found is None:
+        slots: dict[int, Any] = {}
+        body = _body(flat.body, slots)
+        constants = tuple([_kind(slots[slot]) for slot in sorted(slots)])
+        fixed = tuple([Reference(v) for v in flat.constants if not is_array(v)])
+        found = _STRUCTURES[flat] = Signature((body, constants, fixed))
+    return found
+
+
+_STRUCTURES: weakref.WeakKeyDictionary[FlatFunction, Signature] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 def sizes_of(flat: FlatFunction) -> tuple[int, ...]:
@@ -145,6 +154,26 @@ def sizes_of(flat: FlatFunction) -> tuple[int, ...]:
     slots: dict[int, Any] = {}
     sizes = [n for bounds, counts in _walk(flat.body, slots) for n in bounds + counts]
     return (*sizes, *_constant_sizes(slots))
+
+
+# A trace is asked for its sizes whenever one of its arrays is moved.
+_TRACE_SIZES: weakref.WeakKeyDictionary[Trace, Signature] = weakref.WeakKeyDictionary()
+
+
+def trace_sizes(trace: Trace) -> Signature:
+    """All sizes of a trial's functions.
+
+    Args:
+        trace: the trial's functions.
+
+    Returns:
+        Of two trials of one structure equal only if all their sizes are.
+    """
+    found = _TRACE_SIZES.get(trace)
+    if found is None:
+        found = Signature(tuple([sizes_of(flat) for flat in trace.functions]))
+        _TRACE_SIZES[trace] = found
+    return found
 
 
 def dominates(wide: Trace, narrow: Trace) -> bool:

@@ -1,9 +1,11 @@
-"""How much a program computes, counted on its equations."""
+"""How much a program computes and moves, counted on its equations."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from vtune.fusion.flat import Body, Equation, FlatFunction
+from vtune.fusion.trace import Trace
 
 
 class Work(NamedTuple):
@@ -18,6 +20,23 @@ class Work(NamedTuple):
     convolutions: int
 
 
+# The sizes whose product is the number of multiply-adds of an equation, or the number
+# of entries of a leaf of the state.
+Factors = tuple[int, ...]
+
+
+class Terms(NamedTuple):
+    """A training step's work by its sizes, so that it can be had for larger ones.
+
+    Args:
+        multiplied: for each product and convolution its sizes.
+        kept: for each leaf of the state its sizes.
+    """
+
+    multiplied: tuple[Factors, ...]
+    kept: tuple[Factors, ...]
+
+
 def work(function: FlatFunction) -> Work:
     """Counts the multiply-adds of matrix products and convolutions.
 
@@ -29,34 +48,54 @@ def work(function: FlatFunction) -> Work:
     Returns:
         The counts.
     """
-    return _body(function.body)
-
-
-def _body(body: Body) -> Work:
     products = convolutions = 0
-    for equation in body.equations:
-        inner = _equation(equation)
-        products += inner.products
-        convolutions += inner.convolutions
+    for name, factors in _body(function.body, ()):
+        if name == "dot_general":
+            products += math.prod(factors)
+        else:
+            convolutions += math.prod(factors)
     return Work(products, convolutions)
 
 
-def _equation(equation: Equation) -> Work:
+def terms(trace: Trace) -> Terms:
+    """The work of a trial's training step, by sizes.
+
+    Args:
+        trace: the trial's functions.
+
+    Returns:
+        Of traces of one structure equally many terms.
+    """
+    found = [factors for _, factors in _body(trace.train[0].body, ())]
+    return Terms(tuple(found), tuple([tuple(a.shape) for a in trace.state_avals]))
+
+
+def _body(body: Body, around: Factors) -> Iterator[tuple[str, Factors]]:
+    for equation in body.equations:
+        yield from _equation(equation, around)
+
+
+def _equation(equation: Equation, around: Factors) -> Iterator[tuple[str, Factors]]:
     name = equation.primitive.name
     if name == "dot_general":
         (contracted, _), _ = equation.params["dimension_numbers"]
         left = equation.inputs[0].aval.shape
-        summed = math.prod(left[axis] for axis in contracted)
-        return Work(math.prod(equation.outputs[0].aval.shape) * summed, 0)
-    if name == "conv_general_dilated":
-        numbers = equation.params["dimension_numbers"]
+        summed = tuple([left[axis] for axis in contracted])
+        yield name, (*around, *equation.outputs[0].aval.shape, *summed)
+    elif name == "conv_general_dilated":
+        out = equation.params["dimension_numbers"].rhs_spec[0]
         kernel = equation.inputs[1].aval.shape
-        summed = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
-        return Work(0, math.prod(equation.outputs[0].aval.shape) * summed)
-    bodies = [_body(body) for body in equation.bodies]
-    if name == "scan":
-        length = equation.params["length"]
-        return Work(bodies[0].products * length, bodies[0].convolutions * length)
-    if name == "cond":
-        return max(bodies, key=sum)
-    return Work(sum(b.products for b in bodies), sum(b.convolutions for b in bodies))
+        summed = tuple([size for axis, size in enumerate(kernel) if axis != out])
+        yield name, (*around, *equation.outputs[0].aval.shape, *summed)
+    elif name == "scan":
+        yield from _body(equation.bodies[0], (*around, equation.params["length"]))
+    elif name == "cond":
+        branches = [list(_body(body, around)) for body in equation.bodies]
+        yield from max(branches, key=_total)
+    else:
+        for body in equation.bodies:
+            yield from _body(body, around)
+
+
+def _total(branch: list[tuple[str, Factors]]) -> int:
+    return sum(math.prod(factors) for _, factors in branch)

@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import threading
 import time
@@ -13,8 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtune.fusion.constants import constant_bytes
+from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
-from vtune.training.epoch import LaneFunctions
+from vtune.fusion.widening import Widening
+from vtune.training.epoch import LaneFunctions, own_init
 from vtune.training.keys import LaneKeys, lane_keys
 from vtune.training.plan import Form
 
@@ -140,21 +144,33 @@ def keys_request() -> Request:
     return Request(("keys",), lane_keys, (_SEED, _NUMBER), runs_once=True)
 
 
-def init_request(functions: LaneFunctions, batch: Any) -> Request:
-    """The program that makes one trial's initial state.
+def init_request(functions: LaneFunctions, trace: Trace, batch: Any) -> Request:
+    """The program that makes a trial's initial state.
 
     Args:
         functions: the cohort's functions.
+        trace: the trial's own functions.
         batch: the first training batch, as shapes and dtypes.
 
     Returns:
-        A request for `(constants, key, batch) -> state`.
+        A request for `(constants, sizes, key, batch) -> state` in the envelope, or for
+        `(constants, key, batch) -> state` if the trial's own initialization is run.
     """
-    lifting = functions.lifting
-    constants = jax.tree.map(abstract, lifting.values(lifting.reference).init)
+    widening = functions.widening
+    constants = jax.tree.map(abstract, widening.values(trace).init)
+    if widening.functions.init is not None:
+        return Request(
+            ("init", functions.key, shapes(batch)),
+            functions.init,
+            (constants, _sizes(widening), _key_data(), batch),
+            runs_once=True,
+        )
+    slots = widening.inits[flat_signature(trace.init)]
+    kept = [c for slot, c in enumerate(trace.init.constants) if slot not in slots]
     return Request(
-        ("init", functions.key, shapes(batch)),
-        functions.init,
+        ("init", flat_signature(trace.init), slots, tuple(map(constant_bytes, kept)))
+        + (shapes(batch),),
+        functools.partial(own_init, trace.init, slots, trace.state_avals),
         (constants, _key_data(), batch),
         runs_once=True,
     )
@@ -173,15 +189,15 @@ def epoch_request(
         validation: the validation set likewise, or None.
 
     Returns:
-        A request for `(state, constants, keys, epochs, active, training, validation) ->
-        (state, metrics, finite)`, where all but the last two arguments have a lane
-        axis, and a lane that is not active keeps its state.
+        A request for `(state, constants, sizes, keys, epochs, active, training,
+        validation) -> (state, metrics, finite)`, where all but the last two arguments
+        have a lane axis, and a lane that is not active keeps its state.
     """
-    lifting = functions.lifting
-    values = lifting.values(lifting.reference)
+    envelope = functions.widening.envelope
     lane = (
-        plain_state(lifting.reference),
-        jax.tree.map(abstract, values.train + values.evaluate),
+        plain_state(envelope),
+        _constants(functions.widening),
+        _sizes(functions.widening),
         LaneKeys(*[_key_data()] * 3),
         _NUMBER,
         jax.ShapeDtypeStruct((), jnp.bool_),
@@ -190,11 +206,13 @@ def epoch_request(
         lambda aval: jax.ShapeDtypeStruct((lanes, *aval.shape), aval.dtype), lane
     )
 
-    def train_epoch(state, constants, keys, epochs, active, training, validation):
+    def train_epoch(
+        state, constants, sizes, keys, epochs, active, training, validation
+    ):
         def train(lane):
-            state, constants, keys, epoch, active = lane
+            state, constants, sizes, keys, epoch, active = lane
             step = lambda state: functions.epoch(  # noqa: E731
-                state, constants, keys, epoch, training, validation
+                state, constants, sizes, keys, epoch, training, validation
             )
             if form == "vmap":
                 return _frozen_unless(active, state, step(state))
@@ -202,11 +220,10 @@ def epoch_request(
             return jax.lax.cond(active, step, idle, state)
 
         def idle(state):
-            trace = lifting.reference
-            count = len(trace.train_metrics) + len(trace.eval_metrics)
+            count = len(envelope.train_metrics) + len(envelope.eval_metrics)
             return state, jnp.zeros(count, jnp.float32), jnp.bool_(True)
 
-        lane = (state, constants, keys, epochs, active)
+        lane = (state, constants, sizes, keys, epochs, active)
         return jax.vmap(train)(lane) if form == "vmap" else jax.lax.map(train, lane)
 
     return Request(
@@ -215,6 +232,19 @@ def epoch_request(
         (*arguments, training, validation),
         donated=(0,),
     )
+
+
+def _constants(widening: Widening) -> Any:
+    """The lifted constants of training and evaluation as shapes and dtypes."""
+    functions = (*widening.functions.train, *widening.functions.evaluate)
+    return tuple(
+        tuple([abstract(function.flat.constants[slot]) for slot in function.slots])
+        for function in functions
+    )
+
+
+def _sizes(widening: Widening) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(widening.sizes.shape[1:], np.int32)
 
 
 def plain_state(trace: Trace) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, UInt32
 
-from vtune.fusion.constants import Lifting, constant_bytes
 from vtune.fusion.evaluate import evaluate
+from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.flat import FlatFunction
-from vtune.fusion.signature import signature
+from vtune.fusion.widening import Widening
 from vtune.training.keys import LaneKeys, epoch_order, step_key
 from vtune.training.loop import Batches, Loop
 
 
 State = tuple[Array, ...]
 Constants = tuple[tuple[Array, ...], ...]
+Sizes = Int[Array, " sizes"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,51 +27,46 @@ class LaneFunctions:
     """The functions of a cohort, for one lane.
 
     Args:
-        lifting: the cohort's flat functions, and which of their constants are inputs.
+        widening: the cohort's functions inside its envelope.
         loop: the epoch.
     """
 
-    lifting: Lifting
+    widening: Widening
     loop: Loop
 
     @functools.cached_property
     def key(self) -> Hashable:
         """Equal only if the functions are: all that a program of them depends on."""
-        lifting = self.lifting
-        fixed = []
-        slots = (lifting.slots.init, *lifting.slots.train, *lifting.slots.evaluate)
-        for function, lifted in zip(lifting.reference.functions, slots):
-            kept = set(range(len(function.constants))) - set(lifted)
-            fixed.append(
-                tuple(constant_bytes(function.constants[i]) for i in sorted(kept))
-            )
-        return (signature(lifting.reference), slots, tuple(fixed), self.loop)
+        return (self.widening.key, self.loop)
 
     def init(
         self,
         constants: tuple[Array, ...],
+        sizes: Sizes,
         key: UInt32[Array, " data"],
         batch: Any,
     ) -> State:
-        """The state before the first step.
+        """The state before the first step, in the envelope.
 
         Args:
             constants: the trial's values of the lifted constants of `init`.
+            sizes: the trial's own sizes.
             key: the trial's key for its initial state, as data.
             batch: the first training batch, in the order of the data.
 
         Returns:
             The leaves of the state; random keys as their data.
         """
-        trace = self.lifting.reference
         inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
-        leaves = evaluate(trace.init, self.lifting.slots.init, constants, *inputs)
-        return plain(leaves, trace.state_avals)
+        init = self.widening.functions.init
+        leaves = evaluate_wide(init, constants, sizes, *inputs)
+        return plain(leaves, self.widening.envelope.state_avals)
 
     def epoch(
         self,
         state: State,
         constants: Constants,
+        sizes: Sizes,
         keys: LaneKeys,
         epoch: Int[Array, ""],
         training: Any,
@@ -79,9 +75,10 @@ class LaneFunctions:
         """Trains one epoch, then evaluates.
 
         Args:
-            state: the leaves of the trial's state.
+            state: the leaves of the trial's state, in the envelope.
             constants: the trial's values of the lifted constants, for each training
                 function and then for each evaluation function.
+            sizes: the trial's own sizes.
             keys: the trial's keys.
             epoch: the epoch, counted from 0.
             training: the training set as one batch.
@@ -91,15 +88,15 @@ class LaneFunctions:
             The next state, the training metrics followed by the validation metrics, and
             whether the training loss and every parameter are finite.
         """
-        trace = self.lifting.reference
+        trace = self.widening.envelope
         parts = len(trace.train)
         rows = self._rows(keys, epoch)
         leaves, metrics = self._train(
-            typed(state, trace.state_avals), constants[:parts], rows, training
+            typed(state, trace.state_avals), constants[:parts], sizes, rows, training
         )
         finite = _finite(leaves, trace.parameters, metrics, trace.train_metrics)
         if validation is not None:
-            evaluated = self._evaluate(leaves, constants[parts:], validation)
+            evaluated = self._evaluate(leaves, constants[parts:], sizes, validation)
             metrics = jnp.concatenate([metrics, evaluated])
         return plain(leaves, trace.state_avals), metrics, finite
 
@@ -114,17 +111,23 @@ class LaneFunctions:
         return _Rows(whole, rest, steps, jax.random.wrap_key_data(keys.step))
 
     def _train(
-        self, leaves: list[Any], constants: Constants, rows: "_Rows", training: Any
+        self,
+        leaves: list[Any],
+        constants: Constants,
+        sizes: Sizes,
+        rows: "_Rows",
+        training: Any,
     ) -> tuple[list[Any], Float[Array, " metrics"]]:
-        trace, slots = self.lifting.reference, self.lifting.slots.train
+        avals = self.widening.envelope.state_avals
+        functions = self.widening.functions.train
 
         def step(part: int, leaves: list[Any], index: Any, samples: Any) -> Any:
             batch = [array[samples] for array in jax.tree.leaves(training)]
             key = step_key(rows.key, index)
-            outputs = evaluate(
-                trace.train[part], slots[part], constants[part], *leaves, *batch, key
+            outputs = evaluate_wide(
+                functions[part], constants[part], sizes, *leaves, *batch, key
             )
-            state = _strong(outputs[: len(leaves)], trace.state_avals)
+            state = _strong(outputs[: len(leaves)], avals)
             return state, _vector(outputs[len(leaves) :])
 
         train = self.loop.train
@@ -140,17 +143,16 @@ class LaneFunctions:
         return leaves, total / (train.steps * train.size + train.remainder)
 
     def _evaluate(
-        self, leaves: list[Any], constants: Constants, validation: Any
+        self, leaves: list[Any], constants: Constants, sizes: Sizes, validation: Any
     ) -> Float[Array, " metrics"]:
-        trace, slots = self.lifting.reference, self.lifting.slots.evaluate
+        functions = self.widening.functions.evaluate
         batches: Batches = self.loop.evaluate  # pyright: ignore[reportAssignmentType]
         arrays = jax.tree.leaves(validation)
         whole = batches.steps * batches.size
 
         def metrics(part: int, batch: Sequence[Any]) -> Float[Array, " metrics"]:
-            function: FlatFunction = trace.evaluate[part]
             return _vector(
-                evaluate(function, slots[part], constants[part], *leaves, *batch)
+                evaluate_wide(functions[part], constants[part], sizes, *leaves, *batch)
             )
 
         stacked = [
@@ -163,6 +165,31 @@ class LaneFunctions:
             rest = [array[whole:] for array in arrays]
             total = total + metrics(1, rest) * batches.remainder
         return total / (whole + batches.remainder)
+
+
+def own_init(
+    function: FlatFunction,
+    slots: tuple[int, ...],
+    avals: Sequence[Any],
+    constants: tuple[Array, ...],
+    key: UInt32[Array, " data"],
+    batch: Any,
+) -> State:
+    """A trial's state before its first step, by its own initialization.
+
+    Args:
+        function: the initialization.
+        slots: which of its constants are handed in.
+        avals: what the leaves of the state are.
+        constants: the values of those constants.
+        key: the trial's key for its initial state, as data.
+        batch: the first training batch, in the order of the data.
+
+    Returns:
+        The leaves of the state; random keys as their data.
+    """
+    inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
+    return plain(evaluate(function, slots, constants, *inputs), avals)
 
 
 class _Rows(NamedTuple):

@@ -9,6 +9,7 @@ import numpy as np
 
 from vtune.training.compile import Program
 from vtune.training.lanes import HostState, extract, stack
+from vtune.training.member import Lane
 from vtune.training.plan import Arrangement
 
 
@@ -23,6 +24,7 @@ class Pack:
         trials: the trials in the first lanes; the other lanes idle.
         state: the leaves of the states, with a lane axis.
         constants: the values of the lifted constants, with a lane axis.
+        sizes: the trials' own sizes, with a lane axis.
         keys: the trials' keys, with a lane axis.
     """
 
@@ -32,6 +34,7 @@ class Pack:
     trials: tuple[int, ...]
     state: Any
     constants: Any
+    sizes: Any
     keys: Any
 
 
@@ -39,7 +42,7 @@ def packed(
     cohort: int,
     program: Program,
     arrangement: Arrangement,
-    members: Mapping[int, tuple[Any, Any, Any]],
+    members: Mapping[int, Lane],
 ) -> list[Pack]:
     """Puts trials into the lanes of as many packs as the arrangement says.
 
@@ -47,7 +50,7 @@ def packed(
         cohort: the cohort's number.
         program: its compiled epoch.
         arrangement: how many lanes and packs.
-        members: for each trial its state, its lifted constants' values, its keys.
+        members: what the lane of each trial holds.
 
     Returns:
         The packs, on the device.
@@ -108,6 +111,7 @@ def dispatch(
         state, metrics, finite = pack.program(
             pack.state,
             pack.constants,
+            pack.sizes,
             pack.keys,
             np.array(trained + spare, np.int32),
             np.array(active + spare, np.bool_),
@@ -178,7 +182,7 @@ def states_in(packs: Sequence[Pack], trials: Sequence[int]) -> dict[int, HostSta
         trials: the trials; those in none of the packs are left out.
 
     Returns:
-        Each trial's leaves, random keys as their data.
+        Each trial's leaves in the shapes of its envelope, random keys as their data.
     """
     found: dict[int, HostState] = {}
     for pack in packs:

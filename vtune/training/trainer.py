@@ -9,6 +9,8 @@ import jax
 import numpy as np
 
 from vtune.fusion.trace import Trace
+from vtune.training.assignment import Envelope, Settings, assign
+from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import (
     Program,
     Request,
@@ -20,7 +22,8 @@ from vtune.training.compile import (
 )
 from vtune.training.data import DataSet
 from vtune.training.epoch import LaneFunctions
-from vtune.training.lanes import to_leaves, to_tree
+from vtune.training.grouping import FuseWidths
+from vtune.training.lanes import HostState, to_leaves, to_tree
 from vtune.training.loop import Loop
 from vtune.training.member import Member
 from vtune.training.pack import (
@@ -34,7 +37,7 @@ from vtune.training.pack import (
     states_in,
     still_fits,
 )
-from vtune.training.plan import Arrangement, Cohort, Lanes, Layout, assign, lay_out
+from vtune.training.plan import Arrangement, Layout, lay_out
 from vtune.training.statistics import Statistics
 
 
@@ -56,6 +59,9 @@ class Trainer:
         validation: what is evaluated at the end of an epoch, or None.
         seed: the study's seed.
         lanes: `"vmap"`, `"map"` or `"auto"`.
+        fuse_widths: whether trials of different widths share a program: `"always"`,
+            `"never"` or `"auto"`.
+        steps: the training steps that a trial is expected to take.
         report: is called with a text while something takes long.
     """
 
@@ -67,6 +73,8 @@ class Trainer:
         *,
         seed: int,
         lanes: Lanes = "auto",
+        fuse_widths: FuseWidths = "auto",
+        steps: float = 1000.0,
         report: Callable[[str], None] = lambda text: None,
     ):
         self._loop = loop
@@ -76,11 +84,12 @@ class Trainer:
         if validation is not None:
             self._validation = jax.device_put(validation.batch)
         self._seed = np.uint32(seed)
-        self._lanes: Lanes = lanes
         self._platform = jax.default_backend()
+        self._settings = Settings(lanes, fuse_widths, self._platform, steps)
         self._report = report
         self._functions: dict[int, LaneFunctions] = {}
         self._members: dict[int, Member] = {}
+        self._inits: dict[int, Any] = {}
         self._packs: list[Pack] = []
         self._programs: set[Any] = set()
         self.cohorts: tuple[Cohort, ...] = ()
@@ -96,22 +105,27 @@ class Trainer:
         """The programs that run at present."""
         return len({id(pack.program) for pack in self._packs})
 
-    def admit(self, traces: Mapping[int, Trace], others: Sequence[Trace] = ()) -> None:
+    def admit(
+        self,
+        traces: Mapping[int, Trace],
+        others: Sequence[Trace] = (),
+        envelope: Envelope = lambda numbers: None,
+    ) -> None:
         """Assigns new trials to cohorts.
 
         Args:
             traces: the trials' traces, by number.
             others: traces of further points of the space, which show what may differ.
+            envelope: makes an envelope of some of the trials where none of them is one.
         """
         self.cohorts, chosen = assign(
-            traces,
-            self.cohorts,
-            lanes=self._lanes,
-            platform=self._platform,
-            others=others,
+            traces, self.cohorts, self._settings, others=others, envelope=envelope
         )
-        for cohort in self.cohorts[len(self._functions) :]:
-            self._functions[cohort.number] = LaneFunctions(cohort.lifting, self._loop)
+        for cohort in self.cohorts:
+            known = self._functions.get(cohort.number)
+            if known is None or known.widening is not cohort.widening:
+                functions = LaneFunctions(cohort.widening, self._loop)
+                self._functions[cohort.number] = functions
         (program,) = self._compile([keys_request()])
         if isinstance(program, Exception):
             raise program
@@ -212,10 +226,21 @@ class Trainer:
         Returns:
             Each trial's state.
         """
-        leaves = states_in(self._packs, trials)
+        leaves = self._own_states(self._packs, trials)
         return {t: to_tree(leaves[t], self._members[t].trace) for t in leaves}
 
-    def _requests(self, layout: Layout) -> dict[tuple[str, int], Request]:
+    def _own_states(
+        self, packs: Sequence[Pack], trials: Sequence[int]
+    ) -> dict[int, HostState]:
+        """The states of trials in lanes, in their own shapes."""
+        found = {}
+        for trial, leaves in states_in(packs, trials).items():
+            member = self._members[trial]
+            widening = self.cohorts[member.cohort].widening
+            found[trial] = tuple(widening.extract(leaves, member.trace))
+        return found
+
+    def _requests(self, layout: Layout) -> dict[tuple[str, Any], Request]:
         training, validation, first = jax.tree.map(
             abstract, (self._training, self._validation, self._first_batch)
         )
@@ -225,8 +250,11 @@ class Trainer:
             requests["epoch", cohort] = epoch_request(
                 functions, form, arrangement.lanes, training, validation
             )
-            if any(map(self._is_new, members)):
-                requests["init", cohort] = init_request(functions, first)
+            for trial in filter(self._is_new, members):
+                trace = self._members[trial].trace
+                request = init_request(functions, trace, first)
+                requests["init", request.key] = request
+                self._inits[trial] = request.key
         return requests
 
     def _is_new(self, trial: int) -> bool:
@@ -237,18 +265,18 @@ class Trainer:
         self,
         cohort: int,
         members: Sequence[int],
-        programs: Mapping[tuple[str, int], Program | Exception],
+        programs: Mapping[tuple[str, Any], Program | Exception],
     ) -> dict[int, Exception]:
         """Makes the first states of new trials; returns what keeps trials from it."""
         epoch = programs["epoch", cohort]
         if isinstance(epoch, Exception):
             return dict.fromkeys(members, epoch)
-        lifting = self.cohorts[cohort].lifting
+        widening = self.cohorts[cohort].widening
         failures: dict[int, Exception] = {}
         for trial in filter(self._is_new, members):
             try:
                 self._members[trial] = self._members[trial].initialised(
-                    lifting, programs["init", cohort], self._first_batch
+                    widening, programs["init", self._inits[trial]], self._first_batch
                 )
             except Exception as error:
                 failures[trial] = error
@@ -264,18 +292,18 @@ class Trainer:
         old = [pack for pack in self._packs if pack.cohort == cohort]
         if still_fits(old, members, arrangement):
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
-        for trial, state in states_in(old, members).items():
+        for trial, state in self._own_states(old, members).items():
             self._members[trial] = dataclasses.replace(
                 self._members[trial], state=state
             )
-        lifting = self.cohorts[cohort].lifting
-        entries = {trial: self._members[trial].in_lane(lifting) for trial in members}
+        widening = self.cohorts[cohort].widening
+        entries = {trial: self._members[trial].in_lane(widening) for trial in members}
         return packed(cohort, program, arrangement, entries)
 
     def _collect(
         self, pack: Pack, outcome: Outcome, wanted: frozenset[int]
     ) -> dict[int, EpochResult]:
-        reference = self.cohorts[pack.cohort].lifting.reference
+        reference = self.cohorts[pack.cohort].widening.envelope
         names = reference.train_metrics
         if self._validation is not None:
             names += tuple(f"val_{name}" for name in reference.eval_metrics)

@@ -33,7 +33,7 @@ def test_a_flatten_makes_a_product():
     rows, flat = added(nodes, 32, (147, 196, 392))
     nodes.reshape([batch, height, width, channels], [rows, flat])
     assert nodes.find(rows) == nodes.find(batch)
-    assert nodes.definitions(flat) == (
+    assert nodes.definitions.get(flat) == (
         Definition("product", (height, width, channels)),
     )
 
@@ -42,7 +42,7 @@ def test_groups_are_a_product_of_the_channels_also_backwards():
     nodes = Nodes()
     one, channels, groups, size = added(nodes, 1, (6, 8, 16), 2, CHANNELS)
     nodes.reshape([one, channels], [groups, one, size])
-    assert nodes.definitions(channels) == (Definition("product", (groups, size)),)
+    assert nodes.definitions.get(channels) == (Definition("product", (groups, size)),)
 
 
 def test_a_factor_of_some_members_only_is_no_factor():
@@ -54,7 +54,7 @@ def test_a_factor_of_some_members_only_is_no_factor():
     assert len({nodes.find(n) for n in (a, b, c, d)}) == 4
     (whole,) = set(range(5)) - {a, b, c, d}
     assert nodes.sizes(whole) == (24, 16)
-    assert nodes.definitions(whole) == (
+    assert nodes.definitions.get(whole) == (
         Definition("product", (a, b)),
         Definition("product", (c, d)),
     )
@@ -66,9 +66,9 @@ def test_definitions_follow_the_axes_that_become_one():
     nodes.define(whole, Definition("concatenation", (part, part)))
     nodes.define(other, Definition("concatenation", (same_part, same_part)))
     nodes.same(whole, other)
-    assert len(nodes.definitions(whole)) == 2
+    assert len(nodes.definitions.get(whole)) == 2
     nodes.same(part, same_part)
-    assert len(nodes.definitions(other)) == 1
+    assert len(nodes.definitions.get(other)) == 1
 
 
 @pytest.mark.parametrize("before, after", [((0,), (0,)), ((4,), (5,))])

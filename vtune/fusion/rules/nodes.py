@@ -33,6 +33,10 @@ class Nodes:
         self._parents: list[int] = []
         self._sizes: list[Sizes] = []
         self._definitions: list[tuple[int, Definition]] = []
+        self._cuts: list[tuple[int, Sizes, int]] = []
+
+    def __len__(self) -> int:
+        return len(self._parents)
 
     def add(self, sizes: Sizes) -> int:
         """A new axis that is not related to any other yet.
@@ -91,16 +95,40 @@ class Nodes:
         """
         self._definitions.append((node, definition))
 
-    def definitions(self, node: int) -> tuple[Definition, ...]:
-        """All that was declared of an axis and of those that are one with it."""
-        root = self.find(node)
-        return tuple(
-            dict.fromkeys(
-                Definition(definition.kind, tuple(map(self.find, definition.parts)))
-                for defined, definition in self._definitions
-                if self.find(defined) == root
-            )
-        )
+    def cut(self, whole: int, start: Sizes, part: int) -> None:
+        """Declares that an axis is a part of another, without gaps.
+
+        Args:
+            whole: the axis.
+            start: where the part begins in it, in each member and in the envelope.
+            part: the axis that is the part.
+
+        Raises:
+            Refusal: if the part begins before the whole, or ends after it.
+        """
+        ends = [a + n for a, n in zip(start, self._sizes[part], strict=True)]
+        if min(start) < 0 or any(e > n for e, n in zip(ends, self._sizes[whole])):
+            raise Refusal("a slice reaches beyond the array that it is taken from")
+        self._cuts.append((whole, start, part))
+
+    @property
+    def cuts(self) -> dict[int, list[tuple[Sizes, int]]]:
+        """For each axis that is cut where its parts begin, and which they are."""
+        found: dict[int, list[tuple[Sizes, int]]] = {}
+        for whole, start, part in self._cuts:
+            found.setdefault(self.find(whole), []).append((start, part))
+        return found
+
+    @property
+    def definitions(self) -> dict[int, tuple[Definition, ...]]:
+        """For each axis that is made of others all that was declared of it."""
+        found: dict[int, dict[Definition, None]] = {}
+        for node, definition in self._definitions:
+            parts = tuple(map(self.find, definition.parts))
+            if self.varies(node) or any(map(self.varies, parts)):
+                inner = found.setdefault(self.find(node), {})
+                inner[Definition(definition.kind, parts)] = None
+        return {node: tuple(inner) for node, inner in found.items()}
 
     def reshape(self, before: Sequence[int], after: Sequence[int]) -> None:
         """Relates the axes of an array before and after a reshape.

@@ -1,0 +1,89 @@
+"""Running a lane inside the envelope."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from vtune.fusion import internals
+from vtune.fusion.evaluate import Run, as_declared, control_flow, noted
+from vtune.fusion.flat import Atom, Variable
+from vtune.fusion.padding import Planned, PlannedBody
+from vtune.fusion.placement import live
+from vtune.fusion.rules.rule import masked
+from vtune.fusion.widening import WideFunction
+
+
+def evaluate_wide(
+    function: WideFunction,
+    lifted: Sequence[Any],
+    lane_sizes: Int[Array, " sizes"],
+    *inputs: Any,
+) -> list[Any]:
+    """Computes a function for one lane inside the envelope.
+
+    Args:
+        function: the function.
+        lifted: the constants that are handed in, in the shapes of the envelope.
+        lane_sizes: the lane's own sizes, from `Widening.lane_sizes`.
+        *inputs: the flat arguments, in the shapes of the envelope.
+
+    Returns:
+        The flat results, none of them weakly typed. The live entries are those that
+        the lane's own function has.
+    """
+    constants = list(function.flat.constants)
+    for slot, value in zip(function.slots, lifted, strict=True):
+        constants[slot] = value
+    inputs = tuple(map(as_declared, inputs, function.flat.in_avals))
+    results = _run(function.body, constants, lane_sizes, inputs)
+    results = map(as_declared, results, function.flat.out_avals)
+    return [
+        masked(result, place, np.zeros((), place.aval.dtype), lane_sizes)
+        if reset
+        else result
+        for result, place, reset in zip(
+            results, function.body.results, function.resets, strict=True
+        )
+    ]
+
+
+def _run(
+    body: PlannedBody, constants: Sequence[Any], lane_sizes: Any, inputs: Sequence[Any]
+) -> list[Any]:
+    environment: dict[Atom, Any] = dict(zip(body.inputs, inputs, strict=True))
+
+    def read(atom: Atom) -> Any:
+        return environment[atom] if isinstance(atom, Variable) else constants[atom.slot]
+
+    for planned in body.equations:
+        operands = list(map(read, planned.atoms))
+        with noted(planned.equation):
+            results = _apply(planned, constants, lane_sizes, operands)
+        environment.update(zip(planned.equation.outputs, results))
+    return [read(atom) for atom in body.outputs]
+
+
+def _apply(
+    planned: Planned, constants: Sequence[Any], lane_sizes: Any, operands: list[Any]
+) -> list[Any]:
+    if planned.bodies:
+
+        def runner(body: PlannedBody) -> Run:
+            return lambda *inputs: _run(body, constants, lane_sizes, inputs)
+
+        runs = list(map(runner, planned.bodies))
+        steps = None
+        if planned.length is not None:
+            numbers = jnp.arange(planned.length.wide, dtype=jnp.int32)
+            steps = live(planned.length, lane_sizes, numbers)
+        return control_flow(planned.equation, runs, operands, steps)
+    if planned.rule is None:
+        return internals.bind(planned.equation, operands)
+    operands = [
+        value if mask is None else masked(value, place, mask, lane_sizes)
+        for value, place, mask in zip(operands, planned.step.operands, planned.masks)
+    ]
+    return planned.rule.emit(planned.step, operands, lane_sizes)

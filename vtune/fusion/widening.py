@@ -1,0 +1,422 @@
+"""A family's functions inside its envelope."""
+
+import dataclasses
+import functools
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from vtune.fusion.arrays import is_array, is_key
+from vtune.fusion.axes import place
+from vtune.fusion.constants import PerFunction, constant_bytes, varying
+from vtune.fusion.family import Family, Operand
+from vtune.fusion.flat import FlatFunction
+from vtune.fusion.layout import Layout, shape_of
+from vtune.fusion.padding import Known, Planned, PlannedBody, plan
+from vtune.fusion.placement import embed, extract
+from vtune.fusion.refusal import Refusal
+from vtune.fusion.rules.contents import ZERO, Contents, is_finite, is_zero
+from vtune.fusion.rules.rule import Place, is_whole
+from vtune.fusion.signature import flat_signature
+from vtune.fusion.sizes import flat_structure, trace_sizes
+from vtune.fusion.trace import Trace
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WideFunction:
+    """One function inside the envelope.
+
+    Args:
+        flat: the envelope's own.
+        body: its equations, with what is masked.
+        resets: for each result whether its padding is set to zero at the end.
+        constants: for each constant the layout of its axes; None if nothing reads it.
+        slots: the constants that are handed in.
+    """
+
+    flat: FlatFunction
+    body: PlannedBody
+    resets: tuple[bool, ...]
+    constants: tuple[tuple[Layout, ...] | None, ...]
+    slots: tuple[int, ...]
+
+    @property
+    def masks(self) -> tuple[tuple[str, str | None, str], ...]:
+        """The primitive, the user's line and the neutral element of each mask."""
+        return tuple(
+            (planned.equation.primitive.name, planned.equation.line, str(mask))
+            for planned in walk(self.body)
+            for mask in planned.masks
+            if mask is not None
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Widening:
+    """How the members of a family run inside its envelope.
+
+    A family whose members all have the envelope's sizes is one, too: one without
+    padding.
+
+    Args:
+        envelope: the trace into which all members fit.
+        functions: the `WideFunction`s; `init` is None if it cannot be run in the
+            envelope, so that each member's own is run.
+        inits: by signature of a member's own initialization the slots that differ
+            among the members that have it.
+        state: for each leaf of the state the layout of each axis.
+        layouts: the layouts of all axes of all functions.
+        sizes: for each member its own sizes, as a lane has to know them.
+        members: the row of `sizes` of a member, by all its sizes.
+    """
+
+    envelope: Trace
+    functions: PerFunction
+    inits: Mapping[Hashable, tuple[int, ...]]
+    state: tuple[tuple[Layout, ...], ...]
+    layouts: tuple[Layout, ...]
+    sizes: Int[np.ndarray, "members sizes"]
+    members: Mapping[Hashable, int]
+
+    @property
+    def slots(self) -> PerFunction:
+        """For each function the constants that are handed in."""
+        init = self.functions.init
+        return PerFunction(
+            () if init is None else init.slots,
+            tuple([function.slots for function in self.functions.train]),
+            tuple([function.slots for function in self.functions.evaluate]),
+        )
+
+    @property
+    def varies(self) -> bool:
+        """Whether some member has padding."""
+        return bool(self.sizes.shape[1])
+
+    @property
+    def masks(self) -> tuple[tuple[str, str | None, str], ...]:
+        """What is masked in training: primitive, user's line, neutral element."""
+        return tuple([m for function in self.functions.train for m in function.masks])
+
+    @functools.cached_property
+    def key(self) -> Hashable:
+        """Equal only for widenings whose programs are the same."""
+        functions = [*self.functions.train, *self.functions.evaluate]
+        functions += [] if self.functions.init is None else [self.functions.init]
+        shapes: dict[Layout, Hashable] = {}
+        for layout in self.layouts:
+            if layout not in shapes:
+                shapes[layout] = shape_of(layout)
+        return (
+            self.functions.init is None,
+            tuple([shapes[layout] for layout in self.layouts]),
+            tuple([_function_key(function) for function in functions]),
+        )
+
+    def member(self, trace: Trace) -> int | None:
+        """Which member has the sizes of a trace.
+
+        Args:
+            trace: a trial's functions, of the family's structure.
+
+        Returns:
+            A row of `sizes`, or None if no member has them.
+        """
+        return self.members.get(trace_sizes(trace))
+
+    def accepts(self, trace: Trace) -> bool:
+        """Whether a trial of the family's structure can be run by this program.
+
+        Args:
+            trace: the trial's functions.
+
+        Returns:
+            True if its sizes are those of a member, every constant that is not handed
+            in has the envelope's bytes, and those that are finite in all members are.
+        """
+        if self.member(trace) is None:
+            return False
+        pairs = zip(self.functions.train, trace.train)
+        pairs = [*pairs, *zip(self.functions.evaluate, trace.evaluate)]
+        if self.functions.init is not None:
+            pairs.append((self.functions.init, trace.init))
+        elif flat_signature(trace.init) not in self.inits:
+            return False
+        return all(_accepts(function, flat) for function, flat in pairs)
+
+    def values(self, trace: Trace) -> PerFunction:
+        """A trial's constants as its lane takes them.
+
+        Args:
+            trace: the trial's functions, of a member's sizes.
+
+        Returns:
+            For each function a tuple of arrays in the shapes of the envelope; of an
+            initialization by itself those of `inits`, in the trial's own shapes.
+        """
+        member = self._row(trace)
+        init = self.functions.init
+        if init is None:
+            slots = self.inits[flat_signature(trace.init)]
+            own = tuple([_value(trace.init.constants[slot]) for slot in slots])
+        else:
+            own = _values(init, trace.init, member)
+        pairs = zip(self.functions.train, trace.train)
+        train = tuple([_values(f, flat, member) for f, flat in pairs])
+        pairs = zip(self.functions.evaluate, trace.evaluate)
+        return PerFunction(own, train, tuple([_values(f, t, member) for f, t in pairs]))
+
+    def lane_sizes(self, trace: Trace) -> Int[np.ndarray, " sizes"]:
+        """What the lane of a trial has to know of its own sizes.
+
+        Args:
+            trace: the trial's functions, of a member's sizes.
+        """
+        return self.sizes[self._row(trace)]
+
+    def embed(self, leaves: Sequence[np.ndarray], trace: Trace) -> list[np.ndarray]:
+        """A trial's state in the shapes of the envelope, padded by zeros.
+
+        Args:
+            leaves: arrays in the trial's own shapes, random keys as their data.
+            trace: the trial's functions, of a member's sizes.
+        """
+        member = self._row(trace)
+        return [_embedded(a, p, member) for a, p in zip(leaves, self.state)]
+
+    def extract(self, leaves: Sequence[np.ndarray], trace: Trace) -> list[np.ndarray]:
+        """A trial's state in its own shapes.
+
+        Args:
+            leaves: arrays in the shapes of the envelope, random keys as their data.
+            trace: the trial's functions, of a member's sizes.
+        """
+        member = self._row(trace)
+        return [
+            extract(leaf, layouts, member) if _varies(layouts) else leaf
+            for leaf, layouts in zip(leaves, self.state)
+        ]
+
+    def _row(self, trace: Trace) -> int:
+        return self.members[trace_sizes(trace)]
+
+
+def widen(traces: Sequence[Trace], envelope: Trace, state: Contents = ZERO) -> Widening:
+    """Derives how trials that differ in sizes run in one program.
+
+    Args:
+        traces: trials of one `training_structure`.
+        envelope: a trace of that structure that has no smaller size than any of them;
+            one of them, or another.
+        state: what the padding of the state holds before a step.
+
+    Returns:
+        The widening.
+
+    Raises:
+        Refusal: if a size cannot be told apart from padding somewhere, with the
+            equation and the user's line.
+    """
+    structures = {flat_structure(trace.init) for trace in (*traces, envelope)}
+    if len(structures) == 1:
+        try:
+            return _Widening(traces, envelope, state, with_init=True).widened()
+        except Refusal:
+            # It may be the initialization alone that cannot be done in the envelope.
+            pass
+    return _Widening(traces, envelope, state, with_init=False).widened()
+
+
+class _Widening:
+    """One attempt to widen a family."""
+
+    def __init__(
+        self,
+        traces: Sequence[Trace],
+        envelope: Trace,
+        state: Contents,
+        with_init: bool,
+    ):
+        distinct = {trace_sizes(trace): trace for trace in traces}
+        # The envelope comes last, and is a member only if it is one of the traces.
+        known = distinct.pop(trace_sizes(envelope), None)
+        members = [*distinct.values(), envelope]
+        self._keys = [*distinct, *([] if known is None else [trace_sizes(envelope)])]
+        self._traces = [*traces, envelope]
+        self._envelope = envelope
+        self._state = state
+        self._rows = len(members)
+        self._axes = place(members, with_init)
+
+    def widened(self) -> Widening:
+        axes, envelope = self._axes, self._envelope
+        count = len(envelope.state_avals)
+        traces = self._traces
+        init = None
+        if axes.init is None:
+            slots, inits = _training_slots(traces), _inits(traces)
+        else:
+            slots, inits = varying(traces), {}
+            flats = [trace.init for trace in traces]
+            init = self._function(axes.init, flats, slots.init, (0, count))
+        train = self._functions(
+            axes.train, zip(*[t.train for t in traces]), slots.train, count
+        )
+        evaluate = self._functions(
+            axes.evaluate, zip(*[t.evaluate for t in traces]), slots.evaluate, 0
+        )
+        functions = PerFunction(init, train, evaluate)
+        return Widening(
+            envelope,
+            functions,
+            inits,
+            tuple([axes.layouts_of(leaf) for leaf in axes.state]),
+            axes.layouts,
+            np.array(axes.vectors, np.int32).reshape(-1, self._rows).T,
+            {key: number for number, key in enumerate(self._keys)},
+        )
+
+    def _functions(
+        self,
+        families: Sequence[Family],
+        flats: Iterable[Sequence[FlatFunction]],
+        slots: Sequence[tuple[int, ...]],
+        kept: int,
+    ) -> tuple[WideFunction, ...]:
+        state = (len(self._envelope.state_avals), kept)
+        columns = zip(families, flats, slots, strict=True)
+        return tuple([self._function(f, all_, s, state) for f, all_, s in columns])
+
+    def _function(
+        self,
+        family: Family,
+        flats: Sequence[FlatFunction],
+        lifted: tuple[int, ...],
+        state: tuple[int, int],
+    ) -> WideFunction:
+        """Plans a function whose first arguments and first results are the state."""
+        given, kept = state
+        constants = {
+            slot: self._constant(
+                family.constants[slot],
+                [flat.constants[slot] for flat in flats] if slot in lifted else None,
+                family.members[-1].constants[slot],
+            )
+            for slot in family.constants
+        }
+        inputs: list[Known] = [
+            (self._state if number < given else ZERO, True)
+            for number in range(len(family.body.inputs))
+        ]
+        body = plan(family, self._axes.layouts, constants, inputs)
+        resets = tuple(
+            number < kept and result.padded and not is_zero(result.contents)
+            for number, result in enumerate(body.results)
+        )
+        flat = family.members[-1]
+        slots = range(len(flat.constants))
+        layouts = tuple(constants[s].layouts if s in constants else None for s in slots)
+        return WideFunction(flat, body, resets, layouts, lifted)
+
+    def _constant(
+        self, operand: Operand, values: Sequence[Any] | None, own: Any
+    ) -> Place:
+        """What is known of a constant.
+
+        Args:
+            operand: where it is read.
+            values: what all trials have if it is handed in.
+            own: what the envelope has.
+        """
+        layouts = self._axes.layouts_of(operand.axes)
+        tame = is_whole(operand.aval) or _all_tame([own] if values is None else values)
+        scalar = operand.aval.shape == () and values is None and tame
+        value = own if scalar and is_array(own) and not is_key(own) else None
+        contents = ZERO if _varies(layouts) else None
+        return Place(operand.aval, layouts, contents, tame, value)
+
+
+def _training_slots(traces: Sequence[Trace]) -> PerFunction:
+    init = traces[-1].init
+    alike = [dataclasses.replace(trace, init=init) for trace in traces]
+    return varying(alike)
+
+
+def _inits(traces: Sequence[Trace]) -> dict[Hashable, tuple[int, ...]]:
+    groups: dict[Hashable, list[Trace]] = {}
+    for trace in traces:
+        groups.setdefault(flat_signature(trace.init), []).append(trace)
+    return {kind: varying(group).init for kind, group in groups.items()}
+
+
+def _function_key(function: WideFunction) -> Hashable:
+    flat = function.flat
+    kept = sorted(set(range(len(flat.constants))) - set(function.slots))
+    masks = [
+        (number, str(mask))
+        for number, planned in enumerate(walk(function.body))
+        for mask in planned.masks
+        if mask is not None
+    ]
+    return (
+        flat_signature(flat),
+        function.slots,
+        tuple([constant_bytes(flat.constants[slot]) for slot in kept]),
+        tuple(masks),
+        function.resets,
+    )
+
+
+def _accepts(function: WideFunction, flat: FlatFunction) -> bool:
+    """Whether constants that are not handed in agree, and none is newly infinite."""
+    own, lifted = function.flat.constants, set(function.slots)
+    for slot, (mine, other) in enumerate(zip(own, flat.constants, strict=True)):
+        if slot in lifted:
+            if _is_tame(mine) and not _is_tame(other):
+                return False
+        elif mine is not other and constant_bytes(mine) != constant_bytes(other):
+            return False
+    return True
+
+
+def _is_tame(value: Any) -> bool:
+    return is_array(value) and not is_key(value) and is_finite(value)
+
+
+def _all_tame(values: Sequence[Any]) -> bool:
+    if not all(is_array(value) and not is_key(value) for value in values):
+        return False
+    if np.shape(values[0]) == ():
+        return is_finite(np.array([np.asarray(value) for value in values]))
+    return all(map(is_finite, values))
+
+
+def _values(function: WideFunction, flat: FlatFunction, member: int) -> tuple[Any, ...]:
+    return tuple(
+        [
+            _embedded(_value(flat.constants[s]), function.constants[s] or (), member)
+            for s in function.slots
+        ]
+    )
+
+
+def _value(constant: Any) -> Any:
+    return constant if is_key(constant) else np.asarray(constant)
+
+
+def _varies(layouts: Sequence[Layout]) -> bool:
+    return any(layout.varies for layout in layouts)
+
+
+def _embedded(value: Any, layouts: Sequence[Layout], member: int) -> Any:
+    return embed(value, layouts, member) if _varies(layouts) else value
+
+
+def walk(body: PlannedBody) -> Iterator[Planned]:
+    """All equations of a body, each followed by those of its own bodies."""
+    for planned in body.equations:
+        yield planned
+        for inner in planned.bodies:
+            yield from walk(inner)

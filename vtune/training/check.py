@@ -1,0 +1,305 @@
+"""Trials inside an envelope against the same trials alone, on real batches."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from vtune.fusion.evaluate import evaluate
+from vtune.fusion.evaluate_wide import evaluate_wide
+from vtune.fusion.layout import Layout
+from vtune.fusion.placement import positions
+from vtune.fusion.trace import Trace
+from vtune.fusion.widening import Widening
+from vtune.training.epoch import plain, typed
+
+
+# An update may differ by this much of its largest entry, a metric by this much of its
+# value: a few hundred roundings in single precision, far below what a wrong mask does.
+UPDATE_TOLERANCE = 2e-3
+METRIC_TOLERANCE = 1e-4
+
+# Beyond the tolerance, a difference counts only if it is this many times what a relative
+# change of 1e-7 of the data and the parameters makes of the trial alone.
+NOISE_FACTOR = 20.0
+_NOISE = 1e-7
+
+# Where trials start from: their initial state, and parameters of both signs, of one.
+STARTS = ("initial", "random", "negative")
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How far a trial inside the envelope is from the trial alone.
+
+    Args:
+        what: a leaf of the state, a metric, or `padding`.
+        error: the largest difference, relative to the largest entry of the update or to
+            the metric; infinite where one of the two is finite only.
+        noise: the same for the trial alone with rounding errors in data and parameters.
+        tolerance: what is allowed without looking at the noise.
+    """
+
+    what: str
+    error: float
+    noise: float
+    tolerance: float
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether it is more than rounding."""
+        return not self.error <= max(self.tolerance, NOISE_FACTOR * self.noise)
+
+
+def compare(
+    widening: Widening,
+    trace: Trace,
+    batches: Any,
+    evaluated: Any,
+    *,
+    seed: int,
+) -> tuple[Difference, ...]:
+    """Trains a trial inside its envelope and alone, and compares every step.
+
+    Both take each step from the same state, so that rounding errors don't add up; the
+    states are those that the trial alone comes through, from its initial state and from
+    random parameters. Nothing that matters to a trial may differ: metrics of training
+    and evaluation, updates of every leaf, and zeros in the padding.
+
+    Args:
+        widening: the envelope.
+        trace: the trial's functions, of a member's sizes.
+        batches: the leaves of a training batch for each step, stacked.
+        evaluated: the leaves of an evaluation batch, or None.
+        seed: decides all draws.
+
+    Returns:
+        The differences, one for each leaf of the state and each metric.
+    """
+    comparison = _Comparison(widening, trace)
+    arguments = (
+        [jnp.asarray(a) for a in batches],
+        None if evaluated is None else [jnp.asarray(a) for a in evaluated],
+        widening.values(trace),
+        jnp.asarray(widening.lane_sizes(trace)),
+        jax.random.key_data(jax.random.key(seed)),
+    )
+    program = jax.jit(comparison.run).lower(*arguments)
+    compiled = program.compile({"xla_backend_optimization_level": "0"})
+    return comparison.differences(jax.device_get(compiled(*arguments)))
+
+
+def wrong(differences: Sequence[Difference]) -> Difference | None:
+    """The largest difference that is more than rounding, or None."""
+    found = [difference for difference in differences if difference.is_wrong]
+    return max(found, key=lambda d: np.nan_to_num(d.error, nan=np.inf), default=None)
+
+
+class _Comparison:
+    """One trial's functions, alone and inside the envelope."""
+
+    def __init__(self, widening: Widening, trace: Trace):
+        self._widening = widening
+        self._trace = trace
+        self._member = widening.member(trace)
+        self._count = len(trace.state_avals)
+
+    def run(
+        self, batches: Any, evaluated: Any, values: Any, sizes: Any, key: Any
+    ) -> Mapping[str, Any]:
+        key = jax.random.wrap_key_data(key)
+        first = [array[0] for array in batches]
+        initial = evaluate(self._trace.init, (), (), key, *first)
+        result: dict[str, Any] = {}
+        init = self._widening.functions.init
+        if init is not None:
+            drawn = evaluate_wide(init, values.init, sizes, key, *first)
+            result["init"] = self._leaf_errors(self._narrow(drawn), initial, initial)
+        avals = self._trace.state_avals
+        starts = [plain(self._start(initial, name, key), avals) for name in STARTS]
+
+        def step(state: Any, xs: Any) -> Any:
+            number, batch = xs
+            lane = (values, sizes, jax.random.fold_in(key, number))
+            after, errors = self._step(state, batch, evaluated, lane)
+            return after, errors
+
+        def train(start: Any) -> Any:
+            numbers = jnp.arange(len(batches[0]))
+            return jax.lax.scan(step, start, (numbers, list(batches)))[1]
+
+        # One after another, so that each function is compiled once.
+        stacked = [jnp.stack(leaves) for leaves in zip(*starts)]
+        errors = jax.lax.map(train, tuple(stacked))
+        result["steps"] = jax.tree.map(lambda a: a.reshape(-1), errors)
+        return result
+
+    def _start(self, initial: Sequence[Any], name: str, key: Any) -> list[Any]:
+        """The initial state with other parameters."""
+        leaves = list(initial)
+        if name == "initial":
+            return leaves
+        for index in self._trace.parameters:
+            leaf = leaves[index]
+            if jnp.issubdtype(leaf.dtype, jnp.floating):
+                draw = jax.random.normal(jax.random.fold_in(key, index), leaf.shape)
+                draw = -jnp.abs(draw) if name == "negative" else draw
+                leaves[index] = (0.3 * draw).astype(leaf.dtype)
+        return leaves
+
+    def _step(
+        self, state: Any, batch: Any, evaluated: Any, lane: Any
+    ) -> tuple[Any, Any]:
+        values, sizes, key = lane
+        count, trace, functions = self._count, self._trace, self._widening.functions
+        avals = trace.state_avals
+
+        def alone(given: Any) -> Any:
+            state, batch = given
+            outputs = evaluate(
+                trace.train[0], (), (), *typed(state, avals), *batch, key
+            )
+            after, metrics = outputs[:count], outputs[count:]
+            if evaluated is not None:
+                metrics += evaluate(trace.evaluate[0], (), (), *after, *evaluated)
+            return plain(after, avals), [jnp.asarray(m, jnp.float32) for m in metrics]
+
+        noisy = [_noisy(leaf, index) for index, leaf in enumerate(state)]
+        noisy_batch = [_noisy(array, index) for index, array in enumerate(batch)]
+        pair = jax.tree.map(
+            lambda *a: jnp.stack(a), (list(state), batch), (noisy, noisy_batch)
+        )
+        afters, both = jax.lax.map(alone, pair)
+        after, noisy_after = ([leaf[i] for leaf in afters] for i in range(2))
+        metrics, noisy_metrics = ([metric[i] for metric in both] for i in range(2))
+        before = self._wide(typed(state, avals))
+        outputs = evaluate_wide(
+            functions.train[0], values.train[0], sizes, *before, *batch, key
+        )
+        wide, found = outputs[:count], outputs[count:]
+        if evaluated is not None:
+            found += evaluate_wide(
+                functions.evaluate[0],
+                values.evaluate[0],
+                sizes,
+                *self._wide(typed(after, avals)),
+                *evaluated,
+            )
+        narrow = plain(self._narrow(wide), avals)
+        # What was added to the parameters is no difference of their updates.
+        moved = [
+            one - other + start if jnp.issubdtype(start.dtype, jnp.floating) else one
+            for one, other, start in zip(noisy_after, noisy, state)
+        ]
+        errors = {
+            "update": self._leaf_errors(narrow, after, state),
+            "update noise": self._leaf_errors(moved, after, state),
+            "metric": [_relative(a, b, 1e-3) for a, b in zip(found, metrics)],
+            "metric noise": [
+                _relative(a, b, 1e-3) for a, b in zip(noisy_metrics, metrics)
+            ],
+            "padding": self._left_in_padding(wide),
+        }
+        return tuple(after), errors
+
+    def _leaf_errors(
+        self, found: Sequence[Any], expected: Sequence[Any], before: Sequence[Any]
+    ) -> list[Any]:
+        """For each leaf the largest difference relative to the largest change."""
+        errors = []
+        for one, other, start in zip(found, expected, before):
+            if not jnp.issubdtype(other.dtype, jnp.floating):
+                errors.append(_differs(one, other))
+                continue
+            change = jnp.abs(other - start).max(initial=0.0)
+            size = jnp.abs(other).max(initial=0.0)
+            scale = jnp.maximum(change, 1e-5 * size)
+            errors.append(_worst(one, other, jnp.where(change > 0, scale, size)))
+        return errors
+
+    def _left_in_padding(self, wide: Sequence[Any]) -> Any:
+        """The largest number in the padding of a state, which ought to be zero."""
+        again = self._wide(self._narrow(wide))
+        left = [
+            _differs(leaf, clean)
+            for leaf, clean, layouts in zip(wide, again, self._widening.state)
+            if any(layout.varies for layout in layouts)
+        ]
+        return jnp.stack(left).max() if left else jnp.float32(0)
+
+    def _narrow(self, leaves: Sequence[Any]) -> list[Any]:
+        return [
+            leaf[self._grid(layouts)] if _varies(layouts) else leaf
+            for leaf, layouts in zip(leaves, self._widening.state)
+        ]
+
+    def _wide(self, leaves: Sequence[Any]) -> list[Any]:
+        return [
+            jnp.zeros([layout.wide for layout in layouts], leaf.dtype)
+            .at[self._grid(layouts)]
+            .set(leaf)
+            if _varies(layouts)
+            else leaf
+            for leaf, layouts in zip(leaves, self._widening.state)
+        ]
+
+    def _grid(self, layouts: Sequence[Layout]) -> Any:
+        assert self._member is not None
+        return np.ix_(*[positions(layout, self._member) for layout in layouts])
+
+    def differences(self, result: Mapping[str, Any]) -> tuple[Difference, ...]:
+        """The largest differences of all steps, by leaf and metric."""
+        paths = self._trace.state_paths
+        steps = result["steps"]
+        found = []
+        if "init" in result:
+            for path, error in zip(paths, result["init"]):
+                found.append(Difference(f"initial {path}", float(error), 0.0, 1e-5))
+        for path, error, noise in zip(paths, steps["update"], steps["update noise"]):
+            found.append(_of(path, error, noise, UPDATE_TOLERANCE))
+        names = [f"train {name}" for name in self._trace.train_metrics]
+        names += [f"eval {name}" for name in self._trace.eval_metrics]
+        for name, error, noise in zip(names, steps["metric"], steps["metric noise"]):
+            found.append(_of(name, error, noise, METRIC_TOLERANCE))
+        found.append(_of("padding", steps["padding"], np.zeros(1), 0.0))
+        return tuple(found)
+
+
+def _of(what: str, error: Any, noise: Any, tolerance: float) -> Difference:
+    finite = np.where(np.isfinite(noise), noise, 0.0)
+    return Difference(what, float(np.max(error)), float(np.max(finite)), tolerance)
+
+
+def _varies(layouts: Sequence[Layout]) -> bool:
+    return any(layout.varies for layout in layouts)
+
+
+def _noisy(array: Any, index: int) -> Any:
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        return array
+    signs = jax.random.rademacher(jax.random.key(index), array.shape, jnp.float32)
+    return (array * (1 + _NOISE * signs)).astype(array.dtype)
+
+
+def _relative(found: Any, expected: Any, least: float) -> Any:
+    expected = jnp.asarray(expected, jnp.float32)
+    scale = jnp.maximum(jnp.abs(expected), least)
+    return _worst(jnp.asarray(found, jnp.float32), expected, scale)
+
+
+def _worst(found: Any, expected: Any, scale: Any) -> Any:
+    """The largest relative difference; NaN equals NaN, and nothing else."""
+    found, expected = found.astype(jnp.float32), expected.astype(jnp.float32)
+    same = (found == expected) | (jnp.isnan(found) & jnp.isnan(expected))
+    error = jnp.where(same, 0.0, jnp.abs(found - expected) / scale)
+    error = jnp.where(jnp.isnan(error), jnp.inf, error)
+    return error.max(initial=0.0).astype(jnp.float32)
+
+
+def _differs(found: Any, expected: Any) -> Any:
+    if jnp.issubdtype(expected.dtype, jax.dtypes.prng_key):
+        found, expected = jax.random.key_data(found), jax.random.key_data(expected)
+    return jnp.float32((found != expected).any())

@@ -1,0 +1,40 @@
+"""What is known beforehand of a kind of device: measured once, shipped as a table."""
+
+import dataclasses
+from collections.abc import Mapping
+
+
+@dataclasses.dataclass(frozen=True)
+class DeviceRule:
+    """A kind of device.
+
+    Args:
+        most: the most lanes of one `vmap`ped program; more gain nothing.
+        small: the multiply-adds of a training step up to which `vmap` over lanes is
+            faster than one lane after another; None where it always is.
+        compiling: the seconds that compiling an epoch takes, with all cores at work.
+        starting: the seconds of a training step that do not depend on its sizes.
+        multiplying: multiply-adds a second.
+        moving: entries of the state that a second's steps read, update and write.
+    """
+
+    most: int
+    small: int | None
+    compiling: float
+    starting: float
+    multiplying: float
+    moving: float
+
+
+# Measured with `experiments/benchmarks/lanes.py`. A CPU gains by vmap only while a step
+# is so small that the cost of starting its operations dominates.
+DEVICE_RULES: Mapping[str, DeviceRule] = {
+    "cpu": DeviceRule(16, 8_000_000, 1.5, 1e-4, 3e10, 5e8),
+    "gpu": DeviceRule(128, None, 3.0, 3e-5, 1e13, 1e11),
+    "tpu": DeviceRule(128, None, 3.0, 3e-5, 3e13, 1e11),
+}
+
+
+def device_rule(platform: str) -> DeviceRule:
+    """The rule for a platform; an unknown one is treated as a GPU."""
+    return DEVICE_RULES.get(platform, DEVICE_RULES["gpu"])
