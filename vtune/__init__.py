@@ -7,6 +7,7 @@ from vtune.fitting import History as History
 from vtune.hypermodel import HyperModel as HyperModel
 from vtune.hyperparameters import HyperParameters as HyperParameters
 from vtune.model import Model as Model
+from vtune.sharing import fusion_report as fusion_report
 from vtune.trial import (
     Objective as Objective,
     Trainable as Trainable,

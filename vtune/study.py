@@ -22,6 +22,7 @@ from vtune.training.data import DataSet
 from vtune.training.device import device_rule
 from vtune.training.grouping import FuseWidths
 from vtune.training.loop import Loop, tracer
+from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.trial import Objective, Trial, TrialStatus, rank
@@ -126,6 +127,11 @@ class Study:
     def statistics(self) -> Statistics:
         """Where the time went so far."""
         return self._trainer.statistics.plus(tracing_seconds=self._tracing_seconds)
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """Which trials share a program."""
+        return self._trainer.shares
 
     def run(self, observer: Observer) -> None:
         """Runs the study to its end, or until Ctrl-C.

@@ -1,16 +1,17 @@
 """A tuner: the familiar facade over a study."""
 
-import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vtune.callbacks import Callbacks
+from vtune.configuration import TunerConfig
 from vtune.hypermodel import BoundHyperModel, build_function
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
 from vtune.parameters import Parameter
 from vtune.proposal import realise
 from vtune.reporting.display import open_display
+from vtune.reporting.plans import PlanSummary
 from vtune.reporting.summary import (
     ResultsSummary,
     SearchSpaceSummary,
@@ -18,47 +19,18 @@ from vtune.reporting.summary import (
     results_summary,
     search_space_summary,
 )
-from vtune.search.sampler import RandomSampler, Sampler
-from vtune.search.schedule import Schedule
+from vtune.search.sampler import RandomSampler
+from vtune.sharing import cohort_rows
 from vtune.study import Observer, Study, StudyConfig
-from vtune.training.cohort import Lanes
-from vtune.training.grouping import FuseWidths
 from vtune.training.data import training_and_validation
 from vtune.training.loop import training_loop
 from vtune.training.statistics import Statistics
-from vtune.trial import Objective, Trial, rank
+from vtune.trial import Trial, rank
 
 
 # What `search_space_summary` assumes before a search has told it.
 _ASSUMED_STEPS = 100
 _EXPLORED = 20
-
-
-@dataclasses.dataclass(frozen=True)
-class TunerConfig:
-    """What a tuner was made with.
-
-    Args:
-        objective: the metric that ranks trials.
-        sampler: which values trials get.
-        schedule: the schedule for a number of epochs.
-        max_epochs: the epochs of a trial with the full budget; None: `search` says.
-        seed: from 0 to 2**32 - 1.
-        lanes: `"vmap"`, `"map"` or `"auto"`.
-        fuse_widths: `"auto"`, `"always"` or `"never"`.
-        keep_models: how many of the best trials' weights are kept.
-        notes: what the user should know before the search begins.
-    """
-
-    objective: Objective
-    sampler: Sampler
-    schedule: Callable[[int], Schedule]
-    max_epochs: int | None
-    seed: int
-    lanes: Lanes
-    fuse_widths: FuseWidths
-    keep_models: int
-    notes: tuple[str, ...] = ()
 
 
 class Tuner:
@@ -216,6 +188,18 @@ class Tuner:
         return print_summary(
             results_summary(self.trials, self._config.objective, num_trials)
         )
+
+    def plan_summary(self) -> PlanSummary:
+        """Prints which trials share a program and why others do not, and returns it.
+
+        Returns:
+            The summary that was printed: cohorts with their trials, what these differ
+            in, the multiplications that padding adds, and the programs compiled. Before
+            a search there are none.
+        """
+        found = () if self._study is None else self._study.shares
+        values = {trial.number: trial.values for trial in self.trials}
+        return print_summary(PlanSummary(cohort_rows(found, values)))
 
     def search_space_summary(self) -> SearchSpaceSummary:
         """Prints the hyperparameters that `build` asks for, and returns them.

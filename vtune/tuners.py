@@ -1,21 +1,20 @@
 """The tuners: how `Hyperband`, `RandomSearch` and the others put a tuner together."""
 
-import dataclasses
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from vtune.configuration import Common, check_integer, configured
 from vtune.search.hyperband import (
     explicit_brackets,
     hyperband_brackets,
     successive_halving,
 )
-from vtune.search.sampler import GridSampler, RandomSampler, Sampler
-from vtune.search.schedule import Brackets, Rung, Schedule
+from vtune.search.sampler import GridSampler, RandomSampler
+from vtune.search.schedule import Brackets, Rung
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
-from vtune.tuner import Tuner, TunerConfig
+from vtune.tuner import Tuner
 
 
 def Hyperband(
@@ -55,6 +54,9 @@ def Hyperband(
         seed: from 0 to 2**32 - 1; None draws one.
         lanes: how trials that share a program run: `"vmap"` side by side, `"map"` one
             after another, `"auto"` by what suits the device.
+        fuse_widths: whether trials that differ in widths share a program: `"always"`
+            all that can, `"never"`, `"auto"` where compiling would cost more than
+            padding does.
         keep_models: how many of the best trials' weights are kept.
         directory: where the study is to be kept.
         project_name: the study's folder there.
@@ -82,7 +84,7 @@ def Hyperband(
         best = tuner.get_best_hyperparameters()[0]
         ```
     """
-    _check_integer("hyperband_iterations", hyperband_iterations, 1)
+    check_integer("hyperband_iterations", hyperband_iterations, 1)
     if brackets is None:
         max_epochs = 100 if max_epochs is None else max_epochs
         planned = hyperband_brackets(max_epochs, factor, min_epochs)
@@ -97,14 +99,14 @@ def Hyperband(
         max_epochs = longest
     goal = _objective(objective)
     schedule = Brackets((planned,) * hyperband_iterations, goal)
-    return _tuner(
-        hypermodel,
+    config = configured(
         goal,
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
+        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
+    return Tuner(hypermodel, config)
 
 
 def SuccessiveHalving(
@@ -143,14 +145,14 @@ def SuccessiveHalving(
     goal = _objective(objective)
     bracket = successive_halving(max_trials, max_epochs, factor, min_epochs)
     schedule = Brackets(((bracket,),), goal)
-    return _tuner(
-        hypermodel,
+    config = configured(
         goal,
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
+        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
+    return Tuner(hypermodel, config)
 
 
 def RandomSearch(
@@ -182,16 +184,16 @@ def RandomSearch(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    _check_integer("max_trials", max_trials, 1)
+    check_integer("max_trials", max_trials, 1)
     goal = _objective(objective)
-    return _tuner(
-        hypermodel,
+    config = configured(
         goal,
         RandomSampler,
         lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
         max_epochs,
-        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
+        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
+    return Tuner(hypermodel, config)
 
 
 def GridSearch(
@@ -227,69 +229,14 @@ def GridSearch(
         ValueError: if an argument is out of its range.
     """
     if max_trials is not None:
-        _check_integer("max_trials", max_trials, 1)
+        check_integer("max_trials", max_trials, 1)
     goal = _objective(objective)
-    return _tuner(
-        hypermodel,
+    config = configured(
         goal,
         lambda seed: GridSampler(),
         lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
         max_epochs,
-        _Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Common:
-    """The arguments that all tuners have."""
-
-    seed: int | None
-    lanes: Lanes
-    fuse_widths: FuseWidths
-    keep_models: int
-    directory: str | None
-    project_name: str | None
-
-
-def _tuner(
-    hypermodel: Any,
-    objective: Objective,
-    sampler: Callable[[int], Sampler],
-    schedule: Callable[[int], Schedule],
-    max_epochs: int | None,
-    common: _Common,
-) -> Tuner:
-    if max_epochs is not None:
-        _check_integer("max_epochs", max_epochs, 1)
-    _check_integer("keep_models", common.keep_models, 0)
-    if common.lanes not in ("auto", "vmap", "map"):
-        raise ValueError(f"`lanes` is 'auto', 'vmap' or 'map', got {common.lanes!r}.")
-    if common.fuse_widths not in ("auto", "always", "never"):
-        raise ValueError(
-            f"`fuse_widths` is 'auto', 'always' or 'never', got {common.fuse_widths!r}."
-        )
-    seed = secrets.randbelow(2**32) if common.seed is None else common.seed
-    _check_integer("seed", seed, 0)
-    if seed >= 2**32:
-        raise ValueError(f"`seed` is at most 2**32 - 1, got {seed}.")
-    notes = []
-    if common.seed is None:
-        notes.append(f"seed {seed}: give `seed={seed}` to repeat this search")
-    if common.directory is not None or common.project_name is not None:
-        notes.append(
-            "nothing is stored yet: `directory` and `project_name` have no effect, and "
-            "nothing is resumed"
-        )
-    config = TunerConfig(
-        objective,
-        sampler(seed),
-        schedule,
-        max_epochs,
-        seed,
-        common.lanes,
-        common.fuse_widths,
-        common.keep_models,
-        tuple(notes),
+        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
     )
     return Tuner(hypermodel, config)
 
@@ -303,8 +250,3 @@ def _objective(objective: str | Objective) -> Objective:
             f"{type(objective).__name__}."
         )
     return Objective(objective)
-
-
-def _check_integer(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"`{name}` is an integer of at least {least}, got {value!r}.")

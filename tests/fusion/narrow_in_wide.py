@@ -8,7 +8,7 @@ from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.placement import embed, extract
 from vtune.fusion.rules.contents import ANY, ZERO
 from vtune.fusion.trace import Trace, trace_function
-from vtune.fusion.widening import widen
+from vtune.fusion.widen import widen
 
 
 def trace_of(function, arguments):

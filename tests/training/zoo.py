@@ -157,7 +157,9 @@ class Tied(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         embed = nn.Embed(11, self.width)
-        return nn.Dense(4)(embed.attend(nn.tanh(nn.Dense(self.width)(embed(x)))).mean(1))
+        return nn.Dense(4)(
+            embed.attend(nn.tanh(nn.Dense(self.width)(embed(x)))).mean(1)
+        )
 
 
 def dense_connections(x, width, train):
@@ -189,7 +191,9 @@ def sorted_units(x, width, train):
 
 def best_units(x, width, train):
     x = nn.Dense(width)(x)
-    return jax.lax.top_k(x, 3)[0] + x.argmax(-1, keepdims=True) + jnp.cumsum(x, -1)[:, :3]
+    return (
+        jax.lax.top_k(x, 3)[0] + x.argmax(-1, keepdims=True) + jnp.cumsum(x, -1)[:, :3]
+    )
 
 
 def remat(x, width, train):
@@ -269,8 +273,6 @@ CASES = {
     "standard deviation": Case(deviation),
     "sort and median": Case(sorted_units),
     "top-k, argmax, cumulative sum": Case(best_units),
-    "NNX MLP": Case(mlp(nn.relu), module=lambda w: (lambda rngs: ExampleMLP(w, rngs))),
-    "NNX CNN": Case(
-        cnn, IMAGES, module=lambda w: (lambda rngs: ExampleCNN(w, rngs))
-    ),
+    "NNX MLP": Case(mlp(nn.relu), module=lambda w: lambda rngs: ExampleMLP(w, rngs)),
+    "NNX CNN": Case(cnn, IMAGES, module=lambda w: lambda rngs: ExampleCNN(w, rngs)),
 }

@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from vtune.parameters import Parameter
 from vtune.reporting import notebook, text
 from vtune.reporting.output import choose_console, write_lines
+from vtune.reporting.plans import FusionReport, PlanSummary
 from vtune.reporting.progress import status_counts
 from vtune.reporting.space import SpaceRow, space_row
 from vtune.reporting.table import Page, Table
@@ -19,7 +20,9 @@ from vtune.trial import Objective, Trial, TrialStatus, Value, rank
 _PAGE = 100
 _WIDEST_CELL = 40
 _MOST_FAILURES = 5
-_SummaryT = TypeVar("_SummaryT", "ResultsSummary", "SearchSpaceSummary")
+_SummaryT = TypeVar(
+    "_SummaryT", "ResultsSummary", "SearchSpaceSummary", PlanSummary, FusionReport
+)
 _FACTS = ("trial", "score", "status", "epochs", "best epoch")
 
 
@@ -261,7 +264,7 @@ def print_summary(summary: _SummaryT, console: Console | None = None) -> _Summar
     """Prints a summary: in colour in a terminal, as HTML in a notebook, else as text.
 
     Args:
-        summary: what `results_summary` or `search_space_summary` returned.
+        summary: a summary, a plan or a report.
         console: where to; rich's own for standard output when omitted.
 
     Returns:

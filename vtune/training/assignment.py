@@ -8,7 +8,8 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.signature import signature
 from vtune.fusion.sizes import dominates, trace_sizes, training_structure
 from vtune.fusion.trace import Trace
-from vtune.fusion.widening import Widening, widen
+from vtune.fusion.widen import widen
+from vtune.fusion.widening import Widening
 from vtune.fusion.work import terms
 from vtune.training.cohort import Cohort, Lanes, extended, lane_form
 from vtune.training.device import device_rule

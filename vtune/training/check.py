@@ -14,6 +14,7 @@ from vtune.fusion.layout import Layout
 from vtune.fusion.placement import positions
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
+from vtune.training.closeness import differs, noisy, relative, worst
 from vtune.training.epoch import plain, typed
 
 
@@ -22,10 +23,9 @@ from vtune.training.epoch import plain, typed
 UPDATE_TOLERANCE = 2e-3
 METRIC_TOLERANCE = 1e-4
 
-# Beyond the tolerance, a difference counts only if it is this many times what a relative
-# change of 1e-7 of the data and the parameters makes of the trial alone.
+# Beyond the tolerance, a difference counts only if it is this many times what rounding
+# errors in data and parameters make of the trial alone.
 NOISE_FACTOR = 20.0
-_NOISE = 1e-7
 
 # Where trials start from: their initial state, and parameters of both signs, of one.
 STARTS = ("initial", "random", "negative")
@@ -167,10 +167,10 @@ class _Comparison:
                 metrics += evaluate(trace.evaluate[0], (), (), *after, *evaluated)
             return plain(after, avals), [jnp.asarray(m, jnp.float32) for m in metrics]
 
-        noisy = [_noisy(leaf, index) for index, leaf in enumerate(state)]
-        noisy_batch = [_noisy(array, index) for index, array in enumerate(batch)]
+        rounded = [noisy(leaf, index) for index, leaf in enumerate(state)]
+        rounded_batch = [noisy(array, index) for index, array in enumerate(batch)]
         pair = jax.tree.map(
-            lambda *a: jnp.stack(a), (list(state), batch), (noisy, noisy_batch)
+            lambda *a: jnp.stack(a), (list(state), batch), (rounded, rounded_batch)
         )
         afters, both = jax.lax.map(alone, pair)
         after, noisy_after = ([leaf[i] for leaf in afters] for i in range(2))
@@ -192,14 +192,14 @@ class _Comparison:
         # What was added to the parameters is no difference of their updates.
         moved = [
             one - other + start if jnp.issubdtype(start.dtype, jnp.floating) else one
-            for one, other, start in zip(noisy_after, noisy, state)
+            for one, other, start in zip(noisy_after, rounded, state)
         ]
         errors = {
             "update": self._leaf_errors(narrow, after, state),
             "update noise": self._leaf_errors(moved, after, state),
-            "metric": [_relative(a, b, 1e-3) for a, b in zip(found, metrics)],
+            "metric": [relative(a, b, 1e-3) for a, b in zip(found, metrics)],
             "metric noise": [
-                _relative(a, b, 1e-3) for a, b in zip(noisy_metrics, metrics)
+                relative(a, b, 1e-3) for a, b in zip(noisy_metrics, metrics)
             ],
             "padding": self._left_in_padding(wide),
         }
@@ -212,19 +212,19 @@ class _Comparison:
         errors = []
         for one, other, start in zip(found, expected, before):
             if not jnp.issubdtype(other.dtype, jnp.floating):
-                errors.append(_differs(one, other))
+                errors.append(differs(one, other))
                 continue
             change = jnp.abs(other - start).max(initial=0.0)
             size = jnp.abs(other).max(initial=0.0)
             scale = jnp.maximum(change, 1e-5 * size)
-            errors.append(_worst(one, other, jnp.where(change > 0, scale, size)))
+            errors.append(worst(one, other, jnp.where(change > 0, scale, size)))
         return errors
 
     def _left_in_padding(self, wide: Sequence[Any]) -> Any:
         """The largest number in the padding of a state, which ought to be zero."""
         again = self._wide(self._narrow(wide))
         left = [
-            _differs(leaf, clean)
+            differs(leaf, clean)
             for leaf, clean, layouts in zip(wide, again, self._widening.state)
             if any(layout.varies for layout in layouts)
         ]
@@ -275,31 +275,3 @@ def _of(what: str, error: Any, noise: Any, tolerance: float) -> Difference:
 
 def _varies(layouts: Sequence[Layout]) -> bool:
     return any(layout.varies for layout in layouts)
-
-
-def _noisy(array: Any, index: int) -> Any:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        return array
-    signs = jax.random.rademacher(jax.random.key(index), array.shape, jnp.float32)
-    return (array * (1 + _NOISE * signs)).astype(array.dtype)
-
-
-def _relative(found: Any, expected: Any, least: float) -> Any:
-    expected = jnp.asarray(expected, jnp.float32)
-    scale = jnp.maximum(jnp.abs(expected), least)
-    return _worst(jnp.asarray(found, jnp.float32), expected, scale)
-
-
-def _worst(found: Any, expected: Any, scale: Any) -> Any:
-    """The largest relative difference; NaN equals NaN, and nothing else."""
-    found, expected = found.astype(jnp.float32), expected.astype(jnp.float32)
-    same = (found == expected) | (jnp.isnan(found) & jnp.isnan(expected))
-    error = jnp.where(same, 0.0, jnp.abs(found - expected) / scale)
-    error = jnp.where(jnp.isnan(error), jnp.inf, error)
-    return error.max(initial=0.0).astype(jnp.float32)
-
-
-def _differs(found: Any, expected: Any) -> Any:
-    if jnp.issubdtype(expected.dtype, jax.dtypes.prng_key):
-        found, expected = jax.random.key_data(found), jax.random.key_data(expected)
-    return jnp.float32((found != expected).any())

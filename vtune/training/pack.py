@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from vtune.training.cohort import Cohort
 from vtune.training.compile import Program
 from vtune.training.lanes import HostState, extract, stack
-from vtune.training.member import Lane
+from vtune.training.member import Lane, Member
 from vtune.training.plan import Arrangement
 
 
@@ -174,20 +175,29 @@ def still_fits(
     )
 
 
-def states_in(packs: Sequence[Pack], trials: Sequence[int]) -> dict[int, HostState]:
+def own_states(
+    packs: Sequence[Pack],
+    trials: Sequence[int],
+    members: Mapping[int, Member],
+    cohorts: Sequence[Cohort],
+) -> dict[int, HostState]:
     """The states of trials in their lanes, copied to the host.
 
     Args:
         packs: the packs.
         trials: the trials; those in none of the packs are left out.
+        members: what is known of each trial.
+        cohorts: all cohorts, by number.
 
     Returns:
-        Each trial's leaves in the shapes of its envelope, random keys as their data.
+        Each trial's leaves in its own shapes, random keys as their data.
     """
     found: dict[int, HostState] = {}
     for pack in packs:
+        widening = cohorts[pack.cohort].widening
         lanes = [lane for lane, trial in enumerate(pack.trials) if trial in trials]
-        if lanes:
-            numbers = [pack.trials[lane] for lane in lanes]
-            found.update(zip(numbers, extract(pack.state, lanes)))
+        states = extract(pack.state, lanes) if lanes else []
+        for lane, leaves in zip(lanes, states):
+            trial = pack.trials[lane]
+            found[trial] = tuple(widening.extract(leaves, members[trial].trace))
     return found

@@ -10,12 +10,16 @@ class Statistics:
     Args:
         training_programs: the different programs that trained epochs.
         tracing_seconds: running `build` and tracing what it returned.
+        planning_seconds: finding out which trials share a program.
+        checking_seconds: comparing trials inside an envelope with the same alone.
         compiling_seconds: compiling programs.
         training_seconds: training and evaluating.
     """
 
     training_programs: int = 0
     tracing_seconds: float = 0.0
+    planning_seconds: float = 0.0
+    checking_seconds: float = 0.0
     compiling_seconds: float = 0.0
     training_seconds: float = 0.0
 

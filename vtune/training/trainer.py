@@ -9,23 +9,21 @@ import jax
 import numpy as np
 
 from vtune.fusion.trace import Trace
-from vtune.training.assignment import Envelope, Settings, assign
+from vtune.training.admission import Admission, Verdicts
+from vtune.training.assignment import Envelope, Settings
 from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import (
     Program,
     Request,
-    abstract,
     compile_all,
-    epoch_request,
-    init_request,
     keys_request,
 )
 from vtune.training.data import DataSet
-from vtune.training.epoch import LaneFunctions
 from vtune.training.grouping import FuseWidths
-from vtune.training.lanes import HostState, to_leaves, to_tree
+from vtune.training.lanes import to_leaves, to_tree
 from vtune.training.loop import Loop
 from vtune.training.member import Member
+from vtune.training.needs import needed
 from vtune.training.pack import (
     EpochData,
     EpochResult,
@@ -33,11 +31,12 @@ from vtune.training.pack import (
     Pack,
     collect,
     dispatch,
+    own_states,
     packed,
-    states_in,
     still_fits,
 )
-from vtune.training.plan import Arrangement, Layout, lay_out
+from vtune.training.plan import Arrangement, lay_out
+from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 
 
@@ -85,15 +84,20 @@ class Trainer:
             self._validation = jax.device_put(validation.batch)
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
-        self._settings = Settings(lanes, fuse_widths, self._platform, steps)
         self._report = report
-        self._functions: dict[int, LaneFunctions] = {}
+        self._admission = Admission(
+            Settings(lanes, fuse_widths, self._platform, steps),
+            Verdicts(loop, training, validation, seed),
+        )
         self._members: dict[int, Member] = {}
-        self._inits: dict[int, Any] = {}
         self._packs: list[Pack] = []
-        self._programs: set[Any] = set()
-        self.cohorts: tuple[Cohort, ...] = ()
+        self._programs: dict[Any, int] = {}
         self.statistics = Statistics()
+
+    @property
+    def cohorts(self) -> tuple[Cohort, ...]:
+        """All cohorts, by number."""
+        return self._admission.cohorts
 
     @property
     def lanes(self) -> int:
@@ -104,6 +108,11 @@ class Trainer:
     def programs(self) -> int:
         """The programs that run at present."""
         return len({id(pack.program) for pack in self._packs})
+
+    @property
+    def shares(self) -> tuple[Share, ...]:
+        """Which trials share a program."""
+        return self._admission.shares(self._programs.values())
 
     def admit(
         self,
@@ -118,20 +127,17 @@ class Trainer:
             others: traces of further points of the space, which show what may differ.
             envelope: makes an envelope of some of the trials where none of them is one.
         """
-        self.cohorts, chosen = assign(
-            traces, self.cohorts, self._settings, others=others, envelope=envelope
+        planning, checking = self._admission.admit(traces, others, envelope)
+        self.statistics = self.statistics.plus(
+            planning_seconds=planning, checking_seconds=checking
         )
-        for cohort in self.cohorts:
-            known = self._functions.get(cohort.number)
-            if known is None or known.widening is not cohort.widening:
-                functions = LaneFunctions(cohort.widening, self._loop)
-                self._functions[cohort.number] = functions
         (program,) = self._compile([keys_request()])
         if isinstance(program, Exception):
             raise program
         for number, trace in traces.items():
             keys = jax.device_get(program(self._seed, np.int32(number)))
-            self._members[number] = Member(trace, chosen[number], keys)
+            cohort = self._admission.chosen[number]
+            self._members[number] = Member(trace, cohort, keys)
 
     def restore(self, number: int, state: Any, epoch: int) -> None:
         """Gives an admitted trial a state to go on from.
@@ -161,11 +167,17 @@ class Trainer:
             platform=self._platform,
             before={pack.cohort: pack.lanes for pack in self._packs},
         )
-        requests = self._requests(layout)
+        requests = needed(
+            layout,
+            self.cohorts,
+            self._loop,
+            {t: self._members[t].trace for t in trials if self._is_new(t)},
+            (self._first_batch, self._training, self._validation),
+        )
         programs = dict(zip(requests, self._compile(list(requests.values()))))
-        self._programs |= {
-            r.key for (kind, _), r in requests.items() if kind == "epoch"
-        }
+        for (kind, number), request in requests.items():
+            if kind == "epoch":
+                self._programs.setdefault(request.key, number)
         self.statistics = dataclasses.replace(
             self.statistics, training_programs=len(self._programs)
         )
@@ -226,36 +238,8 @@ class Trainer:
         Returns:
             Each trial's state.
         """
-        leaves = self._own_states(self._packs, trials)
+        leaves = own_states(self._packs, trials, self._members, self.cohorts)
         return {t: to_tree(leaves[t], self._members[t].trace) for t in leaves}
-
-    def _own_states(
-        self, packs: Sequence[Pack], trials: Sequence[int]
-    ) -> dict[int, HostState]:
-        """The states of trials in lanes, in their own shapes."""
-        found = {}
-        for trial, leaves in states_in(packs, trials).items():
-            member = self._members[trial]
-            widening = self.cohorts[member.cohort].widening
-            found[trial] = tuple(widening.extract(leaves, member.trace))
-        return found
-
-    def _requests(self, layout: Layout) -> dict[tuple[str, Any], Request]:
-        training, validation, first = jax.tree.map(
-            abstract, (self._training, self._validation, self._first_batch)
-        )
-        requests = {}
-        for cohort, (members, arrangement) in layout.items():
-            functions, form = self._functions[cohort], self.cohorts[cohort].form
-            requests["epoch", cohort] = epoch_request(
-                functions, form, arrangement.lanes, training, validation
-            )
-            for trial in filter(self._is_new, members):
-                trace = self._members[trial].trace
-                request = init_request(functions, trace, first)
-                requests["init", request.key] = request
-                self._inits[trial] = request.key
-        return requests
 
     def _is_new(self, trial: int) -> bool:
         placed = any(trial in pack.trials for pack in self._packs)
@@ -265,7 +249,7 @@ class Trainer:
         self,
         cohort: int,
         members: Sequence[int],
-        programs: Mapping[tuple[str, Any], Program | Exception],
+        programs: Mapping[tuple[str, int], Program | Exception],
     ) -> dict[int, Exception]:
         """Makes the first states of new trials; returns what keeps trials from it."""
         epoch = programs["epoch", cohort]
@@ -276,7 +260,7 @@ class Trainer:
         for trial in filter(self._is_new, members):
             try:
                 self._members[trial] = self._members[trial].initialised(
-                    widening, programs["init", self._inits[trial]], self._first_batch
+                    widening, programs["init", trial], self._first_batch
                 )
             except Exception as error:
                 failures[trial] = error
@@ -292,7 +276,8 @@ class Trainer:
         old = [pack for pack in self._packs if pack.cohort == cohort]
         if still_fits(old, members, arrangement):
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
-        for trial, state in self._own_states(old, members).items():
+        states = own_states(old, members, self._members, self.cohorts)
+        for trial, state in states.items():
             self._members[trial] = dataclasses.replace(
                 self._members[trial], state=state
             )

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +25,7 @@ ARRANGEMENTS = {
     "concatenate": lambda x: jnp.concatenate([x, jnp.sin(x), jnp.ones((4, 2))], 1),
     "concatenate behind": lambda x: jnp.concatenate([jnp.ones((4, 2)), x], 1) ** 2,
     "concatenate rows": lambda x: jnp.concatenate([x, x**2], 0),
-    "split": lambda x: jnp.split(x, [1, x.shape[1] - 2], 1),
+    "split": lambda x: jnp.split(x, [1, x.shape[1] - 1], 1),
 }
 
 
@@ -48,10 +46,6 @@ def test_equal_parts_of_a_split_are_pieces():
 
 @pytest.mark.parametrize("sizes", [((2, 3), (2, 5), (2, 8)), ((1, 4), (3, 2), (4, 5))])
 def test_heads(sizes):
-    def function(x, heads):
-        del heads
-        return x
-
     def split(count, x):
         return jnp.swapaxes(x.reshape(4, count, -1), 1, 2), x + 1
 
@@ -125,7 +119,5 @@ def test_a_reshape_that_mixes_axes_is_refused():
     def function(x):
         return x.reshape(2, -1) + 1
 
-    with pytest.raises(Refusal, match="test_reshaping.py"):
-        check_function(
-            functools.partial(function), *[(normals(3, 2 * n),) for n in (1, 2)]
-        )
+    with pytest.raises(Refusal, match="made of others in two ways"):
+        check_function(function, *[(normals(3, 2 * n),) for n in (1, 2)])

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.lax import GatherScatterMode
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Int, Integer
 
 from vtune.fusion import internals
 from vtune.fusion.family import Operand, Site
@@ -168,7 +168,7 @@ def _places(
     return starts, inside
 
 
-def _signed(number: Int[Array, "..."]) -> Int[Array, "..."]:
+def _signed(number: Integer[Array, "..."]) -> Int[Array, "..."]:
     """As int32; what does not fit stays out of every range."""
     own, target = jnp.iinfo(number.dtype), jnp.iinfo(jnp.int32)
     if own.max > target.max:

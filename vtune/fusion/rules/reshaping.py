@@ -1,9 +1,20 @@
-"""What arranges entries anew: every live entry stays one, and padding padding."""
+"""What arranges entries anew: every live entry stays one, and padding padding.
 
+The envelope's own equation does it, since axes are placed so that it does; only an axis
+that is reversed may lie as it did before, and is then gathered from its end.
+"""
+
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax.numpy as jnp
+
+from vtune.fusion import internals
 from vtune.fusion.family import Operand, Site
+from vtune.fusion.layout import Reversed, normal
+from vtune.fusion.placement import narrow_index, narrow_size, to_wide_index
 from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules import slicing
 from vtune.fusion.rules.contents import Contents, join
@@ -105,6 +116,47 @@ def _layer(nodes: Nodes, whole: Operand, layers: Sequence[Operand], axis: int) -
             nodes.same(first, second)
 
 
+def _relate_reverse(site: Site, nodes: Nodes) -> None:
+    (operand,), (result,) = site.inputs, site.outputs
+    for axis, (before, after) in enumerate(zip(operand.axes, result.axes)):
+        # An axis that is added to itself backwards can only lie in one way.
+        if axis not in site.wide.params["dimensions"]:
+            nodes.same(before, after)
+
+
+def _gathered_backwards(step: Step) -> list[int]:
+    """The axes that the envelope's own equation does not reverse in place."""
+    (operand,), (result,) = step.operands, step.results
+    return [
+        axis
+        for axis in step.params["dimensions"]
+        if normal(Reversed(operand.layouts[axis])) != normal(result.layouts[axis])
+    ]
+
+
+def _plan_reverse(step: Step) -> Plan:
+    (operand,) = step.operands
+    leaks = bool(_gathered_backwards(step))
+    contents = operand.everywhere if leaks else operand.contents
+    return Plan(unmasked(step), (contents,), (operand.tame,))
+
+
+def _emit_reverse(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
+    gathered = _gathered_backwards(step)
+    kept = tuple([d for d in step.params["dimensions"] if d not in gathered])
+    params = {**step.params, "dimensions": kept}
+    equation = dataclasses.replace(step.equation, params=params)
+    (value,) = internals.bind(equation, operands)
+    for axis in gathered:
+        source, target = step.operands[0].layouts[axis], step.results[0].layouts[axis]
+        numbers = jnp.arange(target.wide, dtype=jnp.int32)
+        last = narrow_size(source, lane_sizes) - 1
+        index = jnp.maximum(last - narrow_index(target, lane_sizes, numbers), 0)
+        places = to_wide_index(source, lane_sizes, index)
+        value = jnp.take(value, places, axis, mode="clip")
+    return [value]
+
+
 def _relate_tile(site: Site, nodes: Nodes) -> None:
     (operand,), (result,) = site.inputs, site.outputs
     counts = list(zip(*site.parameters("reps"), strict=True))
@@ -161,6 +213,7 @@ RULES: Mapping[str, Rule] = {
     "split": Rule(_relate_split, _plan_moved),
     "stack": Rule(_relate_stack, _plan_joined),
     "unstack": Rule(_relate_unstack, _plan_moved),
+    "rev": Rule(_relate_reverse, _plan_reverse, _emit_reverse),
     "tile": Rule(_relate_tile, _plan_tile),
     **slicing.RULES,
 }

@@ -1,6 +1,6 @@
-"""Parts of arrays, arrays with borders, arrays from their end: `slice`, `pad`, `rev`.
+"""Parts of arrays, and arrays with borders: `slice` and `pad`.
 
-The first two move the entries of each axis by an offset. An axis that is cut into
+Both move the entries of each axis by an offset. An axis that is cut into
 pieces of varying sizes, such as the halves of a gated unit, gets a layout of pieces, in
 which the envelope's own equation moves every member's entries right. All else is moved
 from any layout to any other: where the envelope's equation does not (the last entry of
@@ -9,6 +9,7 @@ an axis lies elsewhere in every member), entries are gathered at the lane's own 
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from vtune.fusion import internals
 from vtune.fusion.family import Site
-from vtune.fusion.layout import Layout, Reversed, Sizes, Tail, normal, vectors
+from vtune.fusion.layout import Layout, Reversed, Sizes, Tail, vectors
 from vtune.fusion.placement import (
     axis_index,
     narrow_index,
@@ -27,7 +28,7 @@ from vtune.fusion.placement import (
 )
 from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import Contents, Known, join
-from vtune.fusion.rules.nodes import Nodes
+from vtune.fusion.rules.nodes import Definition, Nodes
 from vtune.fusion.rules.rule import Plan, Rule, Step, masked, unmasked
 
 
@@ -120,6 +121,9 @@ def _relate(
         abs(width) <= abs(widths[-1]) for widths in (lows, highs) for width in widths
     )
     whole, part = (target, source) if grows else (source, target)
+    start = tuple(map(abs, lows))
+    if divides and not stepped and _is_piece(nodes, whole, start, part):
+        return
     # A fixed part of an axis, or all but a fixed part, is found without pieces, and an
     # axis that is made of others may not be made of such pieces, too.
     fixed = not nodes.varies(part) or len(set(rest)) == 1
@@ -131,7 +135,34 @@ def _relate(
             f"it leaves {_shown(after)} of {_shown(before)} entries, and narrow trials "
             f"leave out more than the widest"
         )
-    nodes.cut(whole, tuple(map(abs, lows)), part)
+    nodes.cut(whole, start, part)
+
+
+def _is_piece(nodes: Nodes, whole: int, start: Sizes, part: int) -> bool:
+    """Relates a part to what was put together, if it is some of that.
+
+    So it is with the gradient of a concatenation.
+    """
+    zeros = (0,) * len(start)
+    end = _plus(start, nodes.sizes(part))
+    for definition in nodes.definitions.get(nodes.find(whole), ()):
+        pieces = definition.parts
+        points = list(
+            itertools.accumulate(map(nodes.sizes, pieces), _plus, initial=zeros)
+        )
+        if definition.kind != "concatenation" or not {start, end} <= set(points):
+            continue
+        inside = pieces[points.index(start) : points.index(end)]
+        if len(inside) == 1:
+            nodes.same(inside[0], part)
+        elif inside:
+            nodes.define(part, Definition("concatenation", inside))
+        return True
+    return False
+
+
+def _plus(first: Sizes, second: Sizes) -> Sizes:
+    return tuple([a + b for a, b in zip(first, second, strict=True)])
 
 
 def _relate_slice(site: Site, nodes: Nodes) -> None:
@@ -325,47 +356,6 @@ def _emit_pad(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]
     return [value]
 
 
-def _relate_reverse(site: Site, nodes: Nodes) -> None:
-    (operand,), (result,) = site.inputs, site.outputs
-    for axis, (before, after) in enumerate(zip(operand.axes, result.axes)):
-        # An axis that is added to itself backwards can only lie in one way.
-        if axis not in site.wide.params["dimensions"]:
-            nodes.same(before, after)
-
-
-def _gathered_backwards(step: Step) -> list[int]:
-    """The axes that the envelope's own equation does not reverse in place."""
-    (operand,), (result,) = step.operands, step.results
-    return [
-        axis
-        for axis in step.params["dimensions"]
-        if normal(Reversed(operand.layouts[axis])) != normal(result.layouts[axis])
-    ]
-
-
-def _plan_reverse(step: Step) -> Plan:
-    (operand,) = step.operands
-    leaks = bool(_gathered_backwards(step))
-    contents = operand.everywhere if leaks else operand.contents
-    return Plan(unmasked(step), (contents,), (operand.tame,))
-
-
-def _emit_reverse(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
-    gathered = _gathered_backwards(step)
-    kept = tuple([d for d in step.params["dimensions"] if d not in gathered])
-    params = {**step.params, "dimensions": kept}
-    equation = dataclasses.replace(step.equation, params=params)
-    (value,) = internals.bind(equation, operands)
-    for axis in gathered:
-        source, target = step.operands[0].layouts[axis], step.results[0].layouts[axis]
-        numbers = jnp.arange(target.wide, dtype=jnp.int32)
-        last = narrow_size(source, lane_sizes) - 1
-        index = jnp.maximum(last - narrow_index(target, lane_sizes, numbers), 0)
-        places = to_wide_index(source, lane_sizes, index)
-        value = jnp.take(value, places, axis, mode="clip")
-    return [value]
-
-
 def _shown(sizes: Sequence[int]) -> str:
     """Some sizes, each once."""
     several = [str(size) for size in dict.fromkeys(sizes)]
@@ -375,5 +365,4 @@ def _shown(sizes: Sequence[int]) -> str:
 RULES: Mapping[str, Rule] = {
     "slice": Rule(_relate_slice, _plan_slice, _emit_slice),
     "pad": Rule(_relate_pad, _plan_pad, _emit_pad),
-    "rev": Rule(_relate_reverse, _plan_reverse, _emit_reverse),
 }

@@ -1,0 +1,122 @@
+"""What a tuner is made with, checked."""
+
+import dataclasses
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from vtune.search.sampler import Sampler
+from vtune.search.schedule import Schedule
+from vtune.training.cohort import Lanes
+from vtune.training.grouping import FuseWidths
+from vtune.trial import Objective
+
+
+@dataclasses.dataclass(frozen=True)
+class TunerConfig:
+    """What a tuner was made with.
+
+    Args:
+        objective: the metric that ranks trials.
+        sampler: which values trials get.
+        schedule: the schedule for a number of epochs.
+        max_epochs: the epochs of a trial with the full budget; None: `search` says.
+        seed: from 0 to 2**32 - 1.
+        lanes: `"vmap"`, `"map"` or `"auto"`.
+        fuse_widths: `"auto"`, `"always"` or `"never"`.
+        keep_models: how many of the best trials' weights are kept.
+        notes: what the user should know before the search begins.
+    """
+
+    objective: Objective
+    sampler: Sampler
+    schedule: Callable[[int], Schedule]
+    max_epochs: int | None
+    seed: int
+    lanes: Lanes
+    fuse_widths: FuseWidths
+    keep_models: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Common:
+    """The arguments that all tuners have, as `vt.Hyperband` explains them."""
+
+    seed: int | None
+    lanes: Lanes
+    fuse_widths: FuseWidths
+    keep_models: int
+    directory: str | None
+    project_name: str | None
+
+
+def configured(
+    objective: Objective,
+    sampler: Callable[[int], Sampler],
+    schedule: Callable[[int], Schedule],
+    max_epochs: int | None,
+    common: Common,
+) -> TunerConfig:
+    """Checks the arguments that all tuners have.
+
+    Args:
+        objective: the metric that ranks trials.
+        sampler: the sampler for a seed.
+        schedule: the schedule for a number of epochs.
+        max_epochs: the epochs of a trial with the full budget, or None.
+        common: the other arguments.
+
+    Returns:
+        The settings.
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+    if max_epochs is not None:
+        check_integer("max_epochs", max_epochs, 1)
+    check_integer("keep_models", common.keep_models, 0)
+    if common.lanes not in ("auto", "vmap", "map"):
+        raise ValueError(f"`lanes` is 'auto', 'vmap' or 'map', got {common.lanes!r}.")
+    if common.fuse_widths not in ("auto", "always", "never"):
+        raise ValueError(
+            f"`fuse_widths` is 'auto', 'always' or 'never', got {common.fuse_widths!r}."
+        )
+    seed = secrets.randbelow(2**32) if common.seed is None else common.seed
+    check_integer("seed", seed, 0)
+    if seed >= 2**32:
+        raise ValueError(f"`seed` is at most 2**32 - 1, got {seed}.")
+    notes = []
+    if common.seed is None:
+        notes.append(f"seed {seed}: give `seed={seed}` to repeat this search")
+    if common.directory is not None or common.project_name is not None:
+        notes.append(
+            "nothing is stored yet: `directory` and `project_name` have no effect, and "
+            "nothing is resumed"
+        )
+    return TunerConfig(
+        objective,
+        sampler(seed),
+        schedule,
+        max_epochs,
+        seed,
+        common.lanes,
+        common.fuse_widths,
+        common.keep_models,
+        tuple(notes),
+    )
+
+
+def check_integer(name: str, value: Any, least: int) -> None:
+    """Refuses what is no integer of at least some size.
+
+    Args:
+        name: the argument's name.
+        value: what was given.
+        least: the smallest that is allowed.
+
+    Raises:
+        ValueError: if it is refused.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"`{name}` is an integer of at least {least}, got {value!r}.")
