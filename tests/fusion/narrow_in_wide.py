@@ -56,10 +56,11 @@ def check_function(function, *arguments, tolerance=2e-6, exact=False):
         The widening for arguments that are zero in their padding.
     """
     traces = [trace_of(function, a) for a in arguments]
+    alone = [jax.device_get(jax.tree.leaves(jax.jit(function)(*a))) for a in arguments]
     for state, poisons in ((ZERO, (0.0, -0.0)), (ANY, (np.nan, 1e30, -np.inf, 0.0))):
-        widening = _widened(traces, state)
+        compared = _Compared(arguments, traces, _widened(traces, state))
         for poison in poisons:
-            _compare(function, arguments, traces, widening, poison, tolerance, exact)
+            compared.with_padding(poison, alone, tolerance, exact)
     return _widened(traces, ZERO)
 
 
@@ -67,36 +68,40 @@ def _widened(traces, state):
     return widen(traces, traces[-1], state)
 
 
-def _compare(function, arguments, traces, widening, poison, tolerance, exact):
-    (wide,) = widening.functions.train
-    lanes = range(len(arguments))
-    states = [
-        _poisoned(arguments[i], widening, widening.member(traces[i]), poison)
-        for i in lanes
-    ]
-    values = [widening.values(trace).train[0] for trace in traces]
-    sizes = np.stack([widening.lane_sizes(trace) for trace in traces])
+class _Compared:
+    """A widening, compiled once for all that its padding may hold."""
 
-    def lane(lifted, sizes, leaves):
-        return evaluate_wide(wide, lifted, sizes, *leaves)
+    def __init__(self, arguments, traces, widening):
+        self.arguments, self.traces, self.widening = arguments, traces, widening
+        (self.wide,) = widening.functions.train
+        values = [widening.values(trace).train[0] for trace in traces]
+        self.values = jax.tree.map(lambda *a: jnp.stack(a), *values)
+        self.sizes = np.stack([widening.lane_sizes(trace) for trace in traces])
 
-    stacked = jax.tree.map(lambda *a: jnp.stack(a), *values)
-    inputs = [jnp.stack(column) for column in zip(*states)]
-    results = jax.jit(jax.vmap(lane))(stacked, jnp.asarray(sizes), inputs)
-    count = len(inputs)
-    for i in lanes:
-        alone = jax.tree.leaves(jax.jit(function)(*arguments[i]))
-        for number, expected in enumerate(alone):
-            place = wide.body.results[count + number]
-            got = results[count + number][i]
-            if _is_key(got):
-                got, expected = jax.random.key_data(got), jax.random.key_data(expected)
-                assert not place.padded or place.layouts
-                got = np.asarray(got)[tuple(slice(n) for n in expected.shape)]
-            else:
-                member = widening.member(traces[i])
-                got = extract(np.asarray(got), place.layouts, member)
-            _assert_close(got, np.asarray(expected), tolerance, exact)
+        def lane(lifted, sizes, leaves):
+            return evaluate_wide(self.wide, lifted, sizes, *leaves)
+
+        self.run = jax.jit(jax.vmap(lane))
+
+    def with_padding(self, poison, alone, tolerance, exact):
+        members = list(map(self.widening.member, self.traces))
+        states = [
+            _poisoned(arguments, self.widening, member, poison)
+            for arguments, member in zip(self.arguments, members)
+        ]
+        inputs = [jnp.stack(column) for column in zip(*states)]
+        results = self.run(self.values, self.sizes, inputs)[len(inputs) :]
+        places = self.wide.body.results[len(inputs) :]
+        for lane, member in enumerate(members):
+            for place, result, expected in zip(places, results, alone[lane]):
+                got = result[lane]
+                if _is_key(got):
+                    got = np.asarray(jax.random.key_data(got))
+                    expected = jax.random.key_data(expected)
+                    got = got[tuple(slice(n) for n in expected.shape)]
+                else:
+                    got = extract(np.asarray(got), place.layouts, member)
+                _assert_close(got, np.asarray(expected), tolerance, exact)
 
 
 def _poisoned(arguments, widening, member, poison):

@@ -9,6 +9,7 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.control import CONTROL
 from vtune.fusion.rules.nodes import Nodes
 from vtune.fusion.rules.table import RULES
+from vtune.fusion.sizes import size_parameters
 from vtune.fusion.solving import solve
 from vtune.fusion.trace import Trace
 
@@ -115,11 +116,45 @@ def _relate(site: Site, nodes: Nodes) -> None:
         CONTROL[site.name](site, nodes)
         for body in site.bodies:
             _relate_body(body, nodes)
-    elif any(map(nodes.varies, site.axes)):
+    elif any(map(nodes.varies, site.axes)) or _differs(site):
         if site.name not in RULES:
-            raise Refusal(
-                "what it computes of a padded array is not what it computes of the "
-                "array alone",
-                site.wide,
-            )
+            raise Refusal(_unruly(site), site.wide)
         RULES[site.name].relate(site, nodes)
+
+
+def _differs(site: Site) -> bool:
+    """Whether members have an equation with other sizes among its parameters."""
+    return any(
+        len(set(site.parameters(name))) > 1
+        for name in size_parameters(site.name)
+        if name in site.wide.params
+    )
+
+
+# What users call the equations that padding would change.
+_NAMES = {
+    "qr": "QR decomposition",
+    "geqrf": "QR decomposition",
+    "geqp3": "QR decomposition",
+    "householder_product": "QR decomposition",
+    "svd": "singular value decomposition",
+    "eigh": "eigenvalue decomposition",
+    "eig": "eigenvalue decomposition",
+    "cholesky": "Cholesky decomposition",
+    "lu": "LU decomposition",
+    "schur": "Schur decomposition",
+    "triangular_solve": "solution of a linear system",
+    "custom_linear_solve": "solution of a linear system",
+    "fft": "Fourier transform",
+    "random_gamma": "gamma draw",
+    "pure_callback": "value of a function outside JAX",
+    "io_callback": "value of a function outside JAX",
+}
+
+
+def _unruly(site: Site) -> str:
+    """Why a kind of equation without a rule cannot be fused."""
+    operand = site.inputs[0] if site.inputs else site.outputs[0]
+    shape = " x ".join(map(str, getattr(operand.aval, "shape", ()))) or "single"
+    name = _NAMES.get(site.name, f"`{site.name}`")
+    return f"takes the {name} of a {shape} array, which padding would change"

@@ -1,7 +1,7 @@
 """What padding can hold at every place of a program, and where it has to be masked."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 from vtune.fusion.family import Family, Operand, Site, SiteBody
@@ -24,6 +24,7 @@ class Planned:
         rule: how its results are computed; None if nothing varies, or of control flow.
         bodies: of scan, while and cond.
         length: of a scan over a varying number of steps, where the steps lie.
+        variant: what else the rule decides by the members' sizes.
     """
 
     step: Step
@@ -32,6 +33,7 @@ class Planned:
     rule: Rule | None
     bodies: "tuple[PlannedBody, ...]" = ()
     length: Layout | None = None
+    variant: Hashable = None
 
     @property
     def equation(self) -> Equation:
@@ -141,7 +143,8 @@ class _Planning:
         results = self._known(site, zip(found.contents, found.tame))
         varies = any(place.padded for place in (*operands, *results))
         step = Step(site.wide, operands, results)
-        return Planned(step, atoms, found.masks, rule if varies else None)
+        rule = rule if varies else None
+        return Planned(step, atoms, found.masks, rule, variant=found.variant)
 
     def _asked(self, rule: Rule, step: Step) -> Plan:
         try:

@@ -77,6 +77,11 @@ _SIZES: Mapping[str, Mapping[str, Callable[[Any], _Split]]] = {
 }
 
 
+def size_parameters(primitive: str) -> tuple[str, ...]:
+    """The names of the parameters of a kind of equation that are sizes."""
+    return tuple(_SIZES.get(primitive, ()))
+
+
 def structure(trace: Trace) -> Signature:
     """The structure of a trial's programs.
 

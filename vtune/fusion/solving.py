@@ -1,5 +1,6 @@
 """Where every axis lies, from what the equations of a program say about them."""
 
+import itertools
 from collections.abc import Sequence
 
 from vtune.fusion.layout import Concatenation, Layout, Product, Reversed, Tail, normal
@@ -39,8 +40,15 @@ def _concatenate(nodes: Nodes, whole: int, parts: Sequence[tuple[Sizes, int]]) -
     ):
         return
     spans = [(start, _plus(start, nodes.sizes(part)), part) for start, part in parts]
+    # Where it was put together it is cut, too.
+    known = [
+        point
+        for definition in nodes.definitions.get(whole, ())
+        if definition.kind == "concatenation"
+        for point in itertools.accumulate(map(nodes.sizes, definition.parts), _plus)
+    ]
     points = sorted(
-        {(0,) * len(sizes), sizes, *[p for a, b, _ in spans for p in (a, b)]}
+        {(0,) * len(sizes), sizes, *known, *[p for a, b, _ in spans for p in (a, b)]}
     )
     for low, high in zip(points, points[1:]):
         if any(a > b for a, b in zip(low, high)):

@@ -213,6 +213,7 @@ def _function_key(function: WideFunction) -> Hashable:
         function.slots,
         tuple([constant_bytes(flat.constants[slot]) for slot in kept]),
         tuple(masks),
+        tuple([planned.variant for planned in walk(function.body)]),
         function.resets,
     )
 

@@ -66,9 +66,9 @@ def test_definitions_follow_the_axes_that_become_one():
     nodes.define(whole, Definition("concatenation", (part, part)))
     nodes.define(other, Definition("concatenation", (same_part, same_part)))
     nodes.same(whole, other)
-    assert len(nodes.definitions.get(whole)) == 2
+    assert len(nodes.definitions[nodes.find(whole)]) == 2
     nodes.same(part, same_part)
-    assert len(nodes.definitions.get(other)) == 1
+    assert len(nodes.definitions[nodes.find(other)]) == 1
 
 
 @pytest.mark.parametrize("before, after", [((0,), (0,)), ((4,), (5,))])

@@ -1,7 +1,7 @@
 """What a rule answers about one kind of equation."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -87,11 +87,13 @@ class Plan(NamedTuple):
         contents: for each result what its padding then holds; of no meaning where it
             has none.
         tame: for each result whether it is tame (see `Place`).
+        variant: what else `emit` decides by the members' sizes.
     """
 
     masks: tuple[Any, ...]
     contents: tuple[Contents, ...]
     tame: tuple[bool, ...]
+    variant: Hashable = None
 
 
 # From an equation of a family to what it says about axes; raises `Refusal`.

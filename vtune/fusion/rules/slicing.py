@@ -10,7 +10,7 @@ an axis lies elsewhere in every member), entries are gathered at the lane's own 
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -290,7 +290,11 @@ def _plan_slice(step: Step) -> Plan:
     (operand,) = step.operands
     leaks = any(_fit(move).leaks for move in _moves(step))
     contents = operand.everywhere if leaks else operand.contents
-    return Plan(unmasked(step), (contents,), (operand.tame,))
+    return Plan(unmasked(step), (contents,), (operand.tame,), _variant(step))
+
+
+def _variant(step: Step) -> Hashable:
+    return tuple([(_fit(move), move.anchor) for move in _moves(step)])
 
 
 def _emit_slice(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
@@ -331,7 +335,8 @@ def _plan_pad(step: Step) -> Plan:
     if any(fit.leaks for fit in fits):
         contents = join(contents, operand.spread)
     contents = join(contents, border.spread)
-    return Plan(tuple(masks), (contents,), (operand.tame and border.tame,))
+    tame = operand.tame and border.tame
+    return Plan(tuple(masks), (contents,), (tame,), _variant(step))
 
 
 def _emit_pad(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:

@@ -11,7 +11,6 @@ from vtune.fusion.rules import (
     random,
     reduction,
     reshaping,
-    slicing,
     windows,
 )
 from vtune.fusion.rules.rule import Rule
@@ -22,7 +21,6 @@ RULES: Mapping[str, Rule] = {
     **contraction.RULES,
     **reduction.RULES,
     **reshaping.RULES,
-    **slicing.RULES,
     **convolution.RULES,
     **windows.RULES,
     **gather.RULES,
