@@ -26,6 +26,7 @@ WIDTHS = [32, 64, 128, 256, 512]
 ACTIVATIONS: dict[str, Callable[..., Any]] = {
     "relu": nn.relu,
     "gelu": nn.gelu,
+    "silu": nn.silu,
     "tanh": nn.tanh,
 }
 

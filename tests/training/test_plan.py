@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 import vtune as vt
+from vtune.training.assignment import Settings, assign
 from vtune.training.data import dataset
+from vtune.training.device import DEVICE_RULES, device_rule
 from vtune.training.loop import tracer, training_loop
-from vtune.training.plan import DEVICE_RULES, LADDER, arrange, assign, device_rule
+from vtune.training.plan import LADDER, arrange
 
 
+MAP = Settings(lanes="map", fuse_widths="never")
 DATA = dataset(np.zeros((64, 8), np.float32), np.zeros(64, np.int32))
 LOOP = training_loop(DATA, None, batch_size=32)
 
@@ -24,7 +27,7 @@ def trace(rate, units=4, module=None):
 
 
 def form_of(trace, lanes="auto", platform="cpu"):
-    cohorts, _ = assign({0: trace}, (), lanes=lanes, platform=platform)
+    cohorts, _ = assign({0: trace}, (), Settings(lanes=lanes, platform=platform))
     return cohorts[0].form
 
 
@@ -55,51 +58,49 @@ def test_the_ladder_reaches_what_the_rules_allow():
 
 def test_trials_that_differ_in_constants_share_a_cohort():
     traces = {number: trace(0.1 + number) for number in range(5)}
-    cohorts, chosen = assign(traces, (), lanes="map", platform="cpu")
+    cohorts, chosen = assign(traces, (), MAP)
     assert len(cohorts) == 1
     assert set(chosen.values()) == {0}
     # The rate multiplies the gradient of the kernel and that of the bias.
-    assert [len(slots) for slots in cohorts[0].lifting.slots.train] == [2]
+    assert [len(slots) for slots in cohorts[0].widening.slots.train] == [2]
 
 
 def test_another_shape_is_another_cohort():
     traces = {0: trace(0.1), 1: trace(0.1, units=5), 2: trace(0.2)}
-    cohorts, chosen = assign(traces, (), lanes="map", platform="cpu")
+    cohorts, chosen = assign(traces, (), MAP)
     assert chosen == {0: 0, 1: 1, 2: 0}
     assert len(cohorts) == 2
 
 
 def test_a_later_trial_joins_where_its_constants_were_lifted():
-    first, _ = assign({0: trace(0.1), 1: trace(0.2)}, (), lanes="map", platform="cpu")
-    later, chosen = assign({2: trace(0.7)}, first, lanes="map", platform="cpu")
+    first, _ = assign({0: trace(0.1), 1: trace(0.2)}, (), MAP)
+    later, chosen = assign({2: trace(0.7)}, first, MAP)
     assert chosen == {2: 0}
     assert later == first
 
 
 def test_a_later_trial_with_another_value_elsewhere_gets_a_program_of_its_own():
-    first, _ = assign({0: trace(0.1)}, (), lanes="map", platform="cpu")
-    later, chosen = assign({1: trace(0.2)}, first, lanes="map", platform="cpu")
+    first, _ = assign({0: trace(0.1)}, (), MAP)
+    later, chosen = assign({1: trace(0.2)}, first, MAP)
     assert chosen == {1: 1}
     assert later[0] is first[0]
     # The new one knows of the old one's value, and takes whatever comes next.
-    last, chosen = assign({2: trace(0.3)}, later, lanes="map", platform="cpu")
+    last, chosen = assign({2: trace(0.3)}, later, MAP)
     assert chosen == {2: 1}
     assert len(last) == 2
 
 
 def test_further_points_of_the_space_show_what_may_differ():
-    cohorts, _ = assign(
-        {0: trace(0.1)}, (), lanes="map", platform="cpu", others=[trace(0.2)]
-    )
-    _, chosen = assign({1: trace(0.3)}, cohorts, lanes="map", platform="cpu")
+    cohorts, _ = assign({0: trace(0.1)}, (), MAP, others=[trace(0.2)])
+    _, chosen = assign({1: trace(0.3)}, cohorts, MAP)
     assert chosen == {1: 0}
 
 
 def test_the_order_of_trials_changes_nothing():
     traces = {number: trace(0.1 + number % 3, 4 + number % 2) for number in range(6)}
     backwards = dict(reversed(traces.items()))
-    _, chosen = assign(traces, (), lanes="map", platform="cpu")
-    assert assign(backwards, (), lanes="map", platform="cpu")[1] == chosen
+    _, chosen = assign(traces, (), MAP)
+    assert assign(backwards, (), MAP)[1] == chosen
 
 
 class Wide(nn.Module):

@@ -53,8 +53,10 @@ def convolution(**params):
     "params",
     [
         {},
-        {"window_strides": (2, 1)},
-        {"padding": "VALID", "rhs_dilation": (1, 2)},
+        pytest.param({"window_strides": (2, 1)}, marks=pytest.mark.ci),
+        pytest.param(
+            {"padding": "VALID", "rhs_dilation": (1, 2)}, marks=pytest.mark.ci
+        ),
         {"padding": [(2, 1), (0, -1)]},
         {"padding": [(2, 2), (1, 2)], "lhs_dilation": (2, 3)},
     ],
@@ -68,8 +70,8 @@ def test_channels_on_both_sides_vary(params):
 @pytest.mark.parametrize(
     "specs",
     [
-        ("NCHW", "OIHW", "NCHW"),
-        ("NHWC", "OIHW", "NCHW"),
+        pytest.param(("NCHW", "OIHW", "NCHW"), marks=pytest.mark.ci),
+        pytest.param(("NHWC", "OIHW", "NCHW"), marks=pytest.mark.ci),
         ("HWNC", "IHWO", "CHWN"),
     ],
 )
@@ -108,14 +110,14 @@ def test_the_batch_varies():
 @pytest.mark.parametrize(
     "groups, inner, outer",
     [
-        ((2, 4, 6), (1, 1, 1), (1, 1, 1)),
+        pytest.param((2, 4, 6), (1, 1, 1), (1, 1, 1), marks=pytest.mark.ci),
         ((2, 4, 6), (1, 1, 1), (3, 3, 3)),
-        ((3, 4, 6), (1, 1, 1), (2, 3, 5)),
+        pytest.param((3, 4, 6), (1, 1, 1), (2, 3, 5), marks=pytest.mark.ci),
         ((2, 4, 6), (3, 3, 3), (2, 2, 2)),
         ((2, 4, 6), (2, 3, 5), (1, 3, 4)),
         ((4, 4, 4), (2, 3, 5), (1, 3, 4)),
-        ((4, 4, 4), (2, 3, 5), (3, 3, 3)),
-        ((4, 4, 4), (3, 3, 3), (1, 2, 5)),
+        pytest.param((4, 4, 4), (2, 3, 5), (3, 3, 3), marks=pytest.mark.ci),
+        pytest.param((4, 4, 4), (3, 3, 3), (1, 2, 5), marks=pytest.mark.ci),
     ],
 )
 def test_groups_their_number_or_their_channels_vary(groups, inner, outer):
@@ -334,11 +336,17 @@ def check_layer(module, *images, **options):
     "layer",
     [
         lambda n: nn.Conv(2 * n, (3, 3)),
-        lambda n: nn.Conv(2 * n, (3, 3), strides=2, use_bias=False),
+        pytest.param(
+            lambda n: nn.Conv(2 * n, (3, 3), strides=2, use_bias=False),
+            marks=pytest.mark.ci,
+        ),
         lambda n: nn.Conv(2 * n, (3, 3), kernel_dilation=2, padding="VALID"),
         lambda n: nn.Conv(3 * n, (3, 3), feature_group_count=n),
         lambda n: nn.ConvTranspose(2 * n, (3, 3), strides=(2, 2)),
-        lambda n: nn.ConvTranspose(4, (2, 2), kernel_dilation=(2, 2)),
+        pytest.param(
+            lambda n: nn.ConvTranspose(4, (2, 2), kernel_dilation=(2, 2)),
+            marks=pytest.mark.ci,
+        ),
     ],
 )
 def test_layers_of_flax(layer):

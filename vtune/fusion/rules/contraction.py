@@ -64,11 +64,11 @@ def product_masks(left: Place, right: Place, summed: bool) -> tuple[Any, Any]:
     if not summed:
         return None, None
     first, second = left.contents, right.contents
-    if is_zero(first):
-        return None, (None if second is not ANY else 0)
-    if is_zero(second):
-        return (None if first is not ANY else 0), None
-    return 0, (None if second is not ANY else 0)
+    if is_zero(first) or (second is ANY and first is not ANY):
+        return None, (0 if second is ANY else None)
+    if is_zero(second) or (first is ANY and second is not ANY):
+        return (0 if first is ANY else None), None
+    return 0, (0 if second is ANY else None)
 
 
 def after(place: Place, mask: Any) -> Contents:

@@ -149,6 +149,10 @@ _TAME = frozenset(
 )
 
 
+# A division by less may overflow without any sum or product.
+_SMALL = 1e-10
+
+
 def tame_result(equation: Equation, operands: Sequence[Place]) -> bool:
     """Whether the live entries of a result are finite unless something overflows.
 
@@ -163,6 +167,9 @@ def tame_result(equation: Equation, operands: Sequence[Place]) -> bool:
         return False
     if name == "integer_pow":
         return equation.params["y"] >= 0
+    if name == "div":
+        divisor = operands[1].value
+        return divisor is not None and abs(float(divisor)) > _SMALL
     return name == "convert_element_type" or name in _TAME
 
 
