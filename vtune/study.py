@@ -16,7 +16,7 @@ from vtune.interruption import Interruption
 from vtune.proposal import Build, Horizon
 from vtune.reporting.progress import Progress, Tick
 from vtune.search.sampler import Sampler
-from vtune.search.schedule import Promote, Schedule, Start, Stop
+from vtune.search.schedule import Promote, Schedule, Start, Stop, mean_epochs
 from vtune.training.cohort import Lanes
 from vtune.training.data import DataSet
 from vtune.training.device import device_rule
@@ -109,6 +109,7 @@ class Study:
             seed=config.seed,
             lanes=config.lanes,
             fuse_widths=config.fuse_widths,
+            steps=mean_epochs(config.schedule.plan) * loop.steps_per_epoch,
             report=self._report,
         )
         self._observer = Observer()

@@ -189,3 +189,11 @@ def test_explicit_brackets_are_taken_as_they_are():
 def test_explicit_brackets_that_make_no_sense_are_errors(brackets, message):
     with pytest.raises(ValueError, match=message):
         explicit_brackets(brackets)
+
+
+def test_the_mean_epochs_of_a_trial():
+    from vtune.search.schedule import mean_epochs
+
+    assert mean_epochs([[(9, 1), (3, 3), (1, 9)]]) == (9 + 3 * 2 + 6) / 9
+    assert mean_epochs([[(None, 7)]]) == 7
+    assert mean_epochs([[(2, 1)], [(2, 4)]]) == 2.5

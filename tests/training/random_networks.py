@@ -357,7 +357,7 @@ def features_as_steps(x, width, train, random):
         lambda: nn.Conv(3, (3,))(x).max(1),
         lambda: nn.max_pool(x, (2,), strides=(2,))[..., 0],
         lambda: nn.avg_pool(x, (3,), padding="SAME")[..., 0],
-        lambda: nn.min_pool(x, (2,))[..., 0],
+        lambda: -nn.max_pool(-x, (2,))[..., 0],
     )()
 
 
@@ -451,7 +451,7 @@ def pooled(x, width, train, random):
         lambda: nn.max_pool(x, (2, 2), strides=(2, 2)),
         lambda: nn.avg_pool(x, (2, 2), strides=(1, 2)),
         lambda: nn.max_pool(x, (3, 3), padding="SAME"),
-        lambda: nn.min_pool(x, (2, 2)),
+        lambda: -nn.max_pool(-x, (2, 2)),
     )()
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -15,20 +16,38 @@ from vtune.training.loop import tracer, training_loop
 
 TRIALS = 1000
 WIDTHS = (4, 7, 9)
+DECAY, ODD = 0.01, 0.02
 DATA = dataset(np.zeros((16, 3), np.float32), np.zeros(16, np.int32))
 TRACE = tracer(training_loop(DATA, DATA, batch_size=8), DATA, DATA)
 
 
-def trace(decay, width, dropout=0.25):
+@dataclasses.dataclass
+class Shrinking:
+    """A few equations, so that a thousand traces of them cost little."""
+
+    decay: float
+    width: int
+
+    def init(self, key, batch):
+        return {"params": jnp.zeros(self.width)}
+
+    def train_step(self, state, batch, key):
+        params = state["params"] * (1 - self.decay)
+        return {"params": params}, {"loss": params.sum()}
+
+    def eval_step(self, state, batch):
+        return {"loss": state["params"].sum()}
+
+
+def network(decay, width):
     class Network(nn.Module):
         @nn.compact
         def __call__(self, x, train: bool = False):
             x = nn.relu(nn.Dense(width)(x))
-            x = nn.Dropout(dropout, deterministic=not train)(x)
-            return nn.Dense(2)(x)
+            return nn.Dense(2)(nn.Dropout(0.25, deterministic=not train)(x))
 
     optimizer = optax.adamw(1e-3, weight_decay=decay)
-    return TRACE(vt.Model(Network(), optimizer, "sparse_categorical_crossentropy"))
+    return vt.Model(Network(), optimizer, "sparse_categorical_crossentropy")
 
 
 def copied(original):
@@ -46,26 +65,40 @@ def copied(original):
     )
 
 
-@pytest.mark.parametrize("odd", [0, 617, TRIALS - 1])
-@pytest.mark.parametrize("fuse_widths", ["always", "never"])
-def test_a_constant_that_differs_in_one_trial_is_lifted(odd, fuse_widths):
+def check(make, fuse_widths, odd):
+    """Handed in are those constants in which the odd trial differs, and no other."""
     widths = [WIDTHS[number * 7 % 3] for number in range(TRIALS)]
-    plain = {width: trace(0.01, width) for width in WIDTHS}
+    plain = {width: TRACE(make(DECAY, width)) for width in WIDTHS}
     traces = {number: copied(plain[width]) for number, width in enumerate(widths)}
-    settings = Settings(fuse_widths=fuse_widths)
-    without, _ = assign(traces, (), settings)
-    assert all(not any(c.widening.slots.train[0]) for c in without)
+    traces[odd] = copied(TRACE(make(ODD, widths[odd])))
 
-    traces[odd] = copied(trace(0.02, widths[odd]))
-    cohorts, chosen = assign(traces, (), settings)
-    assert len(cohorts) == (1 if fuse_widths == "always" else len(WIDTHS))
+    cohorts, chosen = assign(traces, (), Settings(fuse_widths=fuse_widths))
     assert set(chosen) == set(traces)
-    found = cohorts[chosen[odd]].widening
-    others = [c for c in cohorts if c.widening is not found]
-    assert all(not any(cohort.widening.slots.train[0]) for cohort in others)
-    assert found.slots.train[0]
-    assert not found.slots.init and not found.slots.evaluate[0]
-    for number in (odd, *[n for n in range(TRIALS) if chosen[n] == chosen[odd]][:3]):
-        (values,) = found.values(traces[number]).train
-        decay = 0.02 if number == odd else 0.01
-        assert all(np.isclose(abs(value), decay) for value in values)
+    assert len(cohorts) == (1 if fuse_widths == "always" else len(WIDTHS))
+    slots = [cohort.widening.slots.train[0] for cohort in cohorts]
+    constants = [traces[odd].train[0].constants, plain[widths[odd]].train[0].constants]
+    differing = [s for s, (a, b) in enumerate(zip(*constants)) if a.tolist() != b]
+    assert differing
+    for number, lifted in enumerate(slots):
+        assert lifted == (tuple(differing) if number == chosen[odd] else ())
+
+    widening = cohorts[chosen[odd]].widening
+    assert not any(widening.slots.evaluate)
+    for number in (odd, odd - 3 if odd > 3 else odd + 3):
+        (values,) = widening.values(traces[number]).train
+        expected = constants[number != odd]
+        assert values == tuple([expected[slot] for slot in differing])
+
+
+@pytest.mark.parametrize(
+    ("odd", "fuse_widths"),
+    [(0, "always"), (617, "always"), (TRIALS - 1, "always"), (617, "never")],
+)
+def test_a_constant_that_differs_in_one_trial_is_lifted(odd, fuse_widths):
+    check(Shrinking, fuse_widths, odd)
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("fuse_widths", ["always", "never"])
+def test_so_is_the_weight_decay_of_one_network(fuse_widths):
+    check(network, fuse_widths, 617)

@@ -144,7 +144,8 @@ def initial_states(name):
     for trace in traces:
         alone = jax.jit(lambda: evaluate(trace.init, (), (), key, *batch))()
         init = widening.functions.init
-        values, sizes = widening.values(trace).init, widening.lane_sizes(trace)
+        values = widening.values(trace).init
+        sizes = jnp.asarray(widening.lane_sizes(trace))
         wide = jax.jit(lambda: evaluate_wide(init, values, sizes, key, *batch))()
         yield alone, widening.extract(jax.device_get(wide), trace)
 

@@ -107,6 +107,27 @@ class Schedule(Protocol):
         ...
 
 
+def mean_epochs(plan: Sequence[Sequence[tuple[int | None, int]]]) -> float:
+    """The epochs that a trial is expected to train, on average.
+
+    Args:
+        plan: a schedule's `plan`.
+
+    Returns:
+        All epochs of all trials over the number of trials, if every rung is filled.
+    """
+    trials = epochs = 0
+    for bracket in plan:
+        before = 0
+        for number, (count, budget) in enumerate(bracket):
+            # Where nobody knows how many trials there are, one stands for all.
+            count = 1 if count is None else count
+            trials += count if number == 0 else 0
+            epochs += count * (budget - before)
+            before = budget
+    return epochs / trials if trials else 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Brackets:
     """Brackets of rungs: at each rung's end the best trials go on, the others stop.

@@ -15,7 +15,9 @@ SIZES = (3, 5, 17)
 # front, behind padding (of the smallest), in several runs, and in blocks.
 ARRANGEMENTS = {
     "front": lambda x: x,
-    "end": lambda x: lax.concatenate([x[:, 3:], x[:, :3]], 1),
+    "end": lambda x: lax.concatenate(
+        [lax.slice_in_dim(x, *ends, axis=1) for ends in ((3, x.shape[1]), (0, 3))], 1
+    ),
     "runs": lambda x: jnp.concatenate([x, x[:, :2], -x], axis=1),
     "blocks": lambda x: jnp.concatenate([x[:, None], -x[:, None]], 1).reshape(4, -1),
 }

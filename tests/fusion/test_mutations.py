@@ -1,0 +1,413 @@
+"""Every rule is broken in turn: its own test finds that, and mostly the check alone."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from tests.fusion.narrow_in_wide import check_function
+from vtune.fusion import evaluate_wide, padding, randomness
+from vtune.fusion.rules import elementwise, rule, slicing
+from vtune.fusion.rules.contents import FINITE, ZERO
+from vtune.fusion.rules.nodes import Definition, Nodes
+from vtune.fusion.rules.table import RULES
+
+
+WIDTHS = (3, 5, 8)
+BATCH, STEPS = 4, 2
+
+
+# What is computed from features of a varying number, for each sample.
+
+
+def weighted(x):
+    """A sum in which every place has a weight of its own."""
+    return x @ np.linspace(1, 2, x.shape[1], dtype=np.float32)
+
+
+def below_zero(x):
+    """Numbers that padding, as long as it is zero, comes after in any order."""
+    return -jnp.abs(x) - 1
+
+
+def in_blocks(x):
+    """Features that lie in three blocks, each with its own padding."""
+    return (x[:, None, :] * np.array([[[1], [2], [3]]], np.float32)).reshape(len(x), -1)
+
+
+def reduced(function, before):
+    return lambda x: function(before(x), axis=1).astype(jnp.float32)
+
+
+def windows(function, before, initial):
+    def pooled(x):
+        window = (1, 3), (1, 1), "SAME"
+        return lax.reduce_window(before(x), initial, function, *window)[:, -1]
+
+    return pooled
+
+
+def backwards(cumulative, before):
+    return lambda x: cumulative(before(x), axis=1, reverse=True)[:, 0]
+
+
+def convolved(image, kernel, border):
+    numbers = ("NWC", "WIO", "NWC")
+    return lax.conv_general_dilated(
+        image, kernel, (1,), border, dimension_numbers=numbers
+    )
+
+
+def channels_in(x):
+    image = jnp.cos(x)[:, None, :] + np.zeros((1, 6, 1), np.float32)
+    return convolved(image, jnp.cos(x)[:3, :, None], "VALID")[:, :, 0]
+
+
+def channels_out(x):
+    image = np.ones((len(x), 6, 1), np.float32)
+    return convolved(image, jnp.cos(x)[:3, None, :], "VALID").sum((1, 2))
+
+
+def along_features(x):
+    kernel = np.ones((3, 1, 1), np.float32)
+    return convolved(jnp.cos(x)[:, :, None], kernel, "SAME")[:, -1]
+
+
+def outer(x):
+    return below_zero(x)[:, :, None] * jnp.abs(x)[:, None, :] - 1
+
+
+def feature_by_feature(x):
+    def step(carry, feature):
+        return jnp.cos(carry + feature), ()
+
+    return lax.scan(step, jnp.zeros(len(x)), x.T)[0]
+
+
+def repeatedly(x):
+    return lax.fori_loop(0, 3, lambda _, carry: jnp.cos(carry), x).sum(1)
+
+
+def one_or_other(x):
+    return lax.cond(x[0, 0] > 1e9, lambda: x, lambda: jnp.cos(x)).sum(1)
+
+
+def noisy(x):
+    return weighted(x * jax.random.uniform(jax.random.key(0), x.shape))
+
+
+def noisy_keys(x):
+    keys = jax.random.split(jax.random.key(0), x.shape)
+    return weighted(x * jax.vmap(jax.vmap(jax.random.uniform))(keys))
+
+
+# Mutations.
+
+
+def replaced(name, **changes):
+    """Another rule for a kind of equation."""
+
+    def apply(patch):
+        patch.setitem(RULES, name, dataclasses.replace(RULES[name], **changes))
+
+    return apply
+
+
+def planned(name, **changes):
+    """Another plan for a kind of equation: of masks, contents or tameness."""
+
+    def apply(patch):
+        right = RULES[name].plan
+
+        def plan(step):
+            found = right(step)
+            wrong = {field: (c,) * len(getattr(found, field)) for field, c in fields}
+            return found._replace(**wrong)
+
+        fields = changes.items()
+        replaced(name, plan=plan)(patch)
+
+    return apply
+
+
+def unmasked(name):
+    return planned(name, masks=None)
+
+
+def claimed(name, contents):
+    return planned(name, contents=contents)
+
+
+def as_it_is(name):
+    return replaced(name, emit=rule.bound)
+
+
+def patched(module, name, value):
+    return lambda patch: patch.setattr(module, name, value)
+
+
+def masked_with_zero(name):
+    return planned(name, masks=np.float32(0))
+
+
+def unstable(patch):
+    emit = RULES["sort"].emit
+
+    def bound(step, operands, lane_sizes):
+        params = {**step.params, "is_stable": False}
+        equation = dataclasses.replace(step.equation, params=params)
+        return rule.bound(
+            dataclasses.replace(step, equation=equation), operands, lane_sizes
+        )
+
+    assert emit is not bound
+    replaced("sort", emit=bound)(patch)
+
+
+def swapped_products(patch):
+    define = Nodes.define
+
+    def swapped(self, node, definition):
+        if definition.kind == "product":
+            definition = Definition("product", definition.parts[::-1])
+        define(self, node, definition)
+
+    patch.setattr(Nodes, "define", swapped)
+
+
+def joined_anywhere(site, nodes):
+    """The axis along which arrays stand one after another is any axis."""
+    (result,), dimension = site.outputs, site.wide.params["dimension"]
+    for operand in site.inputs:
+        for number, (a, b) in enumerate(zip(operand.axes, result.axes)):
+            if number != dimension:
+                nodes.same(a, b)
+
+
+def first_axis_only(patch):
+    live_box = rule.live_box
+
+    def box(layouts, lane_sizes, shape):
+        varying = [axis for axis, layout in enumerate(layouts) if layout.varies]
+        kept = [
+            dataclasses.replace(layouts[axis], sizes=(shape[axis],))
+            if axis in varying[1:]
+            else layouts[axis]
+            for axis in range(len(layouts))
+        ]
+        return live_box(kept, lane_sizes, shape)
+
+    patch.setattr(rule, "live_box", box)
+
+
+def once(run, carry):
+    """What a loop's body makes of its carry is not followed."""
+    return run(carry), list(carry)
+
+
+def every_step(layout, lane_sizes, numbers):
+    return jnp.ones(numbers.shape, bool)
+
+
+def wide_size(layout, lane_sizes):
+    return layout.wide
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutation:
+    """A rule that is broken, and what shows it.
+
+    Args:
+        apply: breaks it.
+        function: what it is wrong for, of features.
+        network: the same in a network; None if networks have no such thing.
+        own: of features, if not the function itself is compared.
+    """
+
+    apply: Callable
+    function: Callable
+    network: bool = True
+    own: Callable | None = None
+
+
+def gradient(function):
+    return jax.grad(lambda x: function(x).sum())
+
+
+POOLED = windows(lax.max, below_zero, -np.inf)
+INVERSE = np.float32(1)
+
+MUTATIONS = {
+    "sum unmasked": Mutation(unmasked("reduce_sum"), reduced(jnp.sum, jnp.cos)),
+    "sum claimed zero": Mutation(
+        claimed("reduce_sum", ZERO), lambda x: x.sum(1) + jnp.cos(x).sum(0).sum()
+    ),
+    "maximum unmasked": Mutation(unmasked("reduce_max"), reduced(jnp.max, below_zero)),
+    "maximum over zeros": Mutation(
+        masked_with_zero("reduce_max"), reduced(jnp.max, below_zero)
+    ),
+    "minimum unmasked": Mutation(
+        unmasked("reduce_min"), reduced(jnp.min, lambda x: -below_zero(x))
+    ),
+    "product unmasked": Mutation(unmasked("reduce_prod"), reduced(jnp.prod, jnp.array)),
+    "and unmasked": Mutation(
+        unmasked("reduce_and"), reduced(jnp.all, lambda x: x != 0)
+    ),
+    "or unmasked": Mutation(unmasked("reduce_or"), reduced(jnp.any, lambda x: x == 0)),
+    "mask of one axis": Mutation(first_axis_only, lambda x: outer(x).max((1, 2))),
+    "argmax unmasked": Mutation(unmasked("argmax"), reduced(jnp.argmax, below_zero)),
+    "argmin unmasked": Mutation(
+        unmasked("argmin"), reduced(jnp.argmin, lambda x: -below_zero(x))
+    ),
+    "argmax as it is": Mutation(
+        as_it_is("argmax"), reduced(jnp.argmax, lambda x: jnp.abs(x[:, ::-1]))
+    ),
+    "sort unmasked": Mutation(unmasked("sort"), lambda x: jnp.sort(x, 1)[:, 1]),
+    "sort without positions": Mutation(
+        unstable,
+        lambda x: weighted(jnp.argsort(x > 0, 1, stable=False).astype(jnp.float32)),
+    ),
+    "largest unmasked": Mutation(
+        unmasked("top_k"), lambda x: lax.top_k(below_zero(x), 2)[0]
+    ),
+    "largest as they are": Mutation(
+        as_it_is("top_k"), lambda x: lax.top_k(x[:, ::-1], 2)[1].astype(jnp.float32)
+    ),
+    "cumulative sum unmasked": Mutation(
+        unmasked("cumsum"), backwards(lax.cumsum, jnp.cos)
+    ),
+    "cumulative sum claimed zero": Mutation(
+        claimed("cumsum", ZERO), lambda x: jnp.cumsum(x, 1).sum(1)
+    ),
+    "cumulative product unmasked": Mutation(
+        unmasked("cumprod"), backwards(lax.cumprod, jnp.array)
+    ),
+    "cumulative maximum unmasked": Mutation(
+        unmasked("cummax"), backwards(lax.cummax, below_zero)
+    ),
+    "cumulative logarithm unmasked": Mutation(
+        unmasked("cumlogsumexp"), backwards(lax.cumlogsumexp, jnp.array)
+    ),
+    "matrix product unmasked": Mutation(
+        unmasked("dot_general"), lambda x: jnp.cos(x) @ jnp.cos(x).T[:, :2]
+    ),
+    "matrix product claimed zero": Mutation(
+        claimed("dot_general", ZERO),
+        lambda x: x.sum(1) + (jnp.cos(x).T @ jnp.cos(x)).sum(),
+    ),
+    "convolution unmasked": Mutation(unmasked("conv_general_dilated"), channels_in),
+    "convolution claimed zero": Mutation(
+        claimed("conv_general_dilated", ZERO), channels_out
+    ),
+    "convolution along features unmasked": Mutation(
+        unmasked("conv_general_dilated"), along_features
+    ),
+    "sum of windows unmasked": Mutation(
+        unmasked("reduce_window_sum"), windows(lax.add, jnp.cos, 0.0)
+    ),
+    "maximum of windows unmasked": Mutation(unmasked("reduce_window_max"), POOLED),
+    "gradient of windows unmasked": Mutation(
+        unmasked("select_and_scatter_add"), POOLED, own=gradient(POOLED)
+    ),
+    "exponential claimed zero": Mutation(
+        claimed("exp", ZERO), reduced(jnp.sum, jnp.exp)
+    ),
+    "exponential claimed finite": Mutation(
+        claimed("exp", FINITE), lambda x: weighted(jnp.exp(-jnp.log(jnp.abs(x))))
+    ),
+    "logarithm claimed finite": Mutation(
+        claimed("log", FINITE), lambda x: weighted(jnp.log(jnp.abs(x)))
+    ),
+    "product claimed zero": Mutation(
+        claimed("mul", ZERO),
+        lambda x: (jnp.log(jnp.abs(x)) * np.arange(x.shape[1])).sum(1),
+    ),
+    "choice claimed zero": Mutation(
+        claimed("select_n", ZERO), reduced(jnp.sum, lambda x: jnp.where(x > 9, x, 1.0))
+    ),
+    "quotient claimed tame": Mutation(
+        planned("div", tame=True),
+        lambda x: (x.T @ (INVERSE / (x[:, :1] * 0))).sum(),
+        network=False,
+    ),
+    "steps of a loop unmasked": Mutation(
+        patched(evaluate_wide, "live", every_step), feature_by_feature
+    ),
+    "loop not followed": Mutation(patched(padding, "_settled", once), repeatedly),
+    "branches not joined": Mutation(
+        patched(padding, "_joined", lambda several: several[0]), one_or_other
+    ),
+    "counting as it is": Mutation(
+        as_it_is("iota"),
+        lambda x: (in_blocks(x) * jnp.arange(3.0 * x.shape[1])).sum(1),
+    ),
+    "draws as they are": Mutation(as_it_is("random_bits"), noisy),
+    "draws counted in the envelope": Mutation(
+        patched(randomness, "narrow_size", wide_size), noisy
+    ),
+    "keys as they are": Mutation(as_it_is("random_split"), noisy_keys),
+    "gather as it is": Mutation(
+        as_it_is("gather"), lambda x: jnp.take(in_blocks(x), np.array([4, 7]), axis=1)
+    ),
+    "scatter as it is": Mutation(
+        as_it_is("scatter"), lambda x: weighted(in_blocks(x).at[:, [4, 7]].set(9.0))
+    ),
+    "dynamic slice as it is": Mutation(
+        as_it_is("dynamic_slice"), lambda x: lax.dynamic_slice_in_dim(x, 99, 2, 1)
+    ),
+    "dynamic update as it is": Mutation(
+        as_it_is("dynamic_update_slice"),
+        lambda x: weighted(lax.dynamic_update_slice(x, 0 * x[:, :1] + 9, (0, 99))),
+    ),
+    "slice as it is": Mutation(
+        as_it_is("slice"),
+        lambda x: lax.slice_in_dim(x, x.shape[1] - 1, x.shape[1], axis=1),
+    ),
+    "pad as it is": Mutation(
+        as_it_is("pad"), lambda x: weighted(lax.pad(x, 9.0, [(0, 0, 0), (1, 1, 0)]))
+    ),
+    "pad unmasked": Mutation(
+        unmasked("pad"), lambda x: weighted(jnp.pad(jnp.cos(x), [(0, 0), (1, 1)]))
+    ),
+    "reversed as it is": Mutation(as_it_is("rev"), lambda x: weighted(x + x[:, ::-1])),
+    "concatenated anywhere": Mutation(
+        replaced("concatenate", relate=joined_anywhere),
+        lambda x: weighted(jnp.concatenate([x, 2 * x], 1)),
+    ),
+    "concatenation claimed zero": Mutation(
+        claimed("concatenate", ZERO),
+        reduced(jnp.sum, lambda x: jnp.concatenate([x, jnp.cos(x)], 1)),
+    ),
+    "repetition claimed zero": Mutation(
+        claimed("broadcast_in_dim", ZERO),
+        reduced(jnp.sum, lambda x: jnp.broadcast_to(x[:, :1], x.shape)),
+    ),
+    "products swapped": Mutation(swapped_products, lambda x: weighted(in_blocks(x))),
+}
+
+
+def features(width):
+    generator = np.random.default_rng(width)
+    return generator.normal(size=(BATCH, width)).astype(np.float32)
+
+
+def of_functions(patch):
+    """Nothing that was found with the right rules counts."""
+    patch.setattr(elementwise, "_FOUND", {})
+    slicing._fit.cache_clear()
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_a_broken_rule_fails_its_own_test(name, monkeypatch):
+    mutation = MUTATIONS[name]
+    function = mutation.own or mutation.function
+    arguments = [(features(width),) for width in WIDTHS]
+    check_function(function, *arguments, tolerance=1e-5)
+    of_functions(monkeypatch)
+    mutation.apply(monkeypatch)
+    with pytest.raises(AssertionError):
+        check_function(function, *arguments, tolerance=1e-5)
