@@ -5,6 +5,7 @@ import pytest
 from jax import lax
 
 from tests.fusion.narrow_in_wide import check_function, widening_of
+from vtune.fusion.layout import Tail
 from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY, FINITE, ZERO
 
@@ -43,7 +44,9 @@ def hard_members(arrangement, function):
     def rearranged(x):
         return function(ARRANGEMENTS[arrangement](x))
 
-    return rearranged, *[(hard(n),) for n in SIZES]
+    # Of two members one is at the end as a whole.
+    sizes = SIZES[::2] if arrangement == "end" else SIZES
+    return rearranged, *[(hard(n),) for n in sizes]
 
 
 @pytest.mark.parametrize("arrangement", ARRANGEMENTS)
@@ -96,6 +99,15 @@ def test_sorted_entries_meet_unsorted_ones():
         )
 
     check_function(function, *[(numbers(4, n),) for n in SIZES])
+
+
+def test_sorted_entries_are_at_the_front():
+    def function(x):
+        return jnp.sort(ARRANGEMENTS["blocks"](x), axis=1)
+
+    widening = widening_of(function, *[(numbers(4, n),) for n in SIZES])
+    (train,) = widening.functions.train
+    assert isinstance(train.body.results[-1].layouts[1], Tail)
 
 
 @pytest.mark.parametrize("state", [ZERO, ANY])
@@ -233,6 +245,14 @@ def test_a_permutation_of_a_varying_number():
 
     arguments = [(jax.random.key(n), numbers(n)) for n in SIZES]
     check_function(function, *arguments, exact=True)
+
+
+def test_a_varying_number_of_the_largest():
+    def function(x):
+        values, places = lax.top_k(x, x.shape[1] // 2)
+        return values, places, values.sum(axis=1)
+
+    check_function(function, *[(numbers(4, n),) for n in SIZES])
 
 
 def test_an_approximation_of_the_largest_is_refused():
