@@ -56,12 +56,20 @@ def check_function(function, *arguments, tolerance=2e-6, exact=False):
         The widening for arguments that are zero in their padding.
     """
     traces = [trace_of(function, a) for a in arguments]
-    alone = [jax.device_get(jax.tree.leaves(jax.jit(function)(*a))) for a in arguments]
+    alone = [
+        jax.device_get(jax.tree.leaves(_compiled(function, *a)(*a))) for a in arguments
+    ]
     for state, poisons in ((ZERO, (0.0, -0.0)), (ANY, (np.nan, 1e30, -np.inf, 0.0))):
         compared = _Compared(arguments, traces, _widened(traces, state))
         for poison in poisons:
             compared.with_padding(poison, alone, tolerance, exact)
     return _widened(traces, ZERO)
+
+
+def _compiled(function, *arguments):
+    """Compiled fast, to be run a few times."""
+    lowered = jax.jit(function).lower(*arguments)
+    return lowered.compile({"xla_backend_optimization_level": "0"})
 
 
 def _widened(traces, state):
@@ -81,7 +89,8 @@ class _Compared:
         def lane(lifted, sizes, leaves):
             return evaluate_wide(self.wide, lifted, sizes, *leaves)
 
-        self.run = jax.jit(jax.vmap(lane))
+        self.lane = jax.vmap(lane)
+        self.run = None
 
     def with_padding(self, poison, alone, tolerance, exact):
         members = list(map(self.widening.member, self.traces))
@@ -90,7 +99,10 @@ class _Compared:
             for arguments, member in zip(self.arguments, members)
         ]
         inputs = [jnp.stack(column) for column in zip(*states)]
-        results = self.run(self.values, self.sizes, inputs)[len(inputs) :]
+        arguments = (self.values, self.sizes, inputs)
+        if self.run is None:
+            self.run = _compiled(self.lane, *arguments)
+        results = self.run(*arguments)[len(inputs) :]
         places = self.wide.body.results[len(inputs) :]
         for lane, member in enumerate(members):
             for place, result, expected in zip(places, results, alone[lane]):

@@ -96,12 +96,16 @@ def one_or_other(x):
     return lax.cond(x[0, 0] > 1e9, lambda: x, lambda: jnp.cos(x)).sum(1)
 
 
+def key_of(x):
+    return jax.random.fold_in(jax.random.key(0), jnp.argmax(x[:, 0]))
+
+
 def noisy(x):
-    return weighted(x * jax.random.uniform(jax.random.key(0), x.shape))
+    return weighted(x * jax.random.uniform(key_of(x), x.shape))
 
 
 def noisy_keys(x):
-    keys = jax.random.split(jax.random.key(0), x.shape)
+    keys = jax.random.split(key_of(x), x.shape)
     return weighted(x * jax.vmap(jax.vmap(jax.random.uniform))(keys))
 
 
@@ -239,7 +243,6 @@ def gradient(function):
 
 
 POOLED = windows(lax.max, below_zero, -np.inf)
-INVERSE = np.float32(1)
 
 MUTATIONS = {
     "sum unmasked": Mutation(unmasked("reduce_sum"), reduced(jnp.sum, jnp.cos)),
@@ -263,9 +266,7 @@ MUTATIONS = {
     "argmin unmasked": Mutation(
         unmasked("argmin"), reduced(jnp.argmin, lambda x: -below_zero(x))
     ),
-    "argmax as it is": Mutation(
-        as_it_is("argmax"), reduced(jnp.argmax, lambda x: jnp.abs(x[:, ::-1]))
-    ),
+    "argmax as it is": Mutation(as_it_is("argmax"), reduced(jnp.argmax, in_blocks)),
     "sort unmasked": Mutation(unmasked("sort"), lambda x: jnp.sort(x, 1)[:, 1]),
     "sort without positions": Mutation(
         unstable,
@@ -275,7 +276,7 @@ MUTATIONS = {
         unmasked("top_k"), lambda x: lax.top_k(below_zero(x), 2)[0]
     ),
     "largest as they are": Mutation(
-        as_it_is("top_k"), lambda x: lax.top_k(x[:, ::-1], 2)[1].astype(jnp.float32)
+        as_it_is("top_k"), lambda x: lax.top_k(in_blocks(x), 2)[1].astype(jnp.float32)
     ),
     "cumulative sum unmasked": Mutation(
         unmasked("cumsum"), backwards(lax.cumsum, jnp.cos)
@@ -331,7 +332,7 @@ MUTATIONS = {
     ),
     "quotient claimed tame": Mutation(
         planned("div", tame=True),
-        lambda x: (x.T @ (INVERSE / (x[:, :1] * 0))).sum(),
+        lambda x: jnp.abs(x).T @ (1 / (0 * jnp.abs(x[:, :1]))),
         network=False,
     ),
     "steps of a loop unmasked": Mutation(
@@ -368,10 +369,11 @@ MUTATIONS = {
         lambda x: lax.slice_in_dim(x, x.shape[1] - 1, x.shape[1], axis=1),
     ),
     "pad as it is": Mutation(
-        as_it_is("pad"), lambda x: weighted(lax.pad(x, 9.0, [(0, 0, 0), (1, 1, 0)]))
+        as_it_is("pad"), lambda x: lax.pad(x, 9.0, [(0, 0, 0), (1 - x.shape[1], 1, 0)])
     ),
     "pad unmasked": Mutation(
-        unmasked("pad"), lambda x: weighted(jnp.pad(jnp.cos(x), [(0, 0), (1, 1)]))
+        unmasked("pad"),
+        lambda x: weighted(lax.pad(jnp.cos(x), 9.0, [(0, 0, 0), (1, 1, 0)])),
     ),
     "reversed as it is": Mutation(as_it_is("rev"), lambda x: weighted(x + x[:, ::-1])),
     "concatenated anywhere": Mutation(

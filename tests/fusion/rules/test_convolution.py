@@ -11,6 +11,10 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY, FINITE
 
 
+# Each compiles several programs.
+pytestmark = pytest.mark.ci
+
+
 # From inputs to outputs of a layer, of each member.
 WIDTHS = ((3, 5), (5, 9), (8, 12))
 
@@ -405,4 +409,4 @@ def test_a_block_of_depthwise_convolutions():
         return jnp.sum(jnp.tanh(Block(width).apply(parameters, image)) ** 2)
 
     arguments = [(some_parameters(Block(n), image, n), image) for n in (3, 5, 8)]
-    check_function(jax.value_and_grad(loss), *arguments, tolerance=2e-5)
+    check_function(jax.value_and_grad(loss), *arguments, tolerance=1e-4)

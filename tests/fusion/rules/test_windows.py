@@ -12,6 +12,10 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY
 
 
+# Each compiles several programs.
+pytestmark = pytest.mark.ci
+
+
 WIDTHS = (3, 5, 8)
 
 REDUCTIONS = {
