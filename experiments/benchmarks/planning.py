@@ -29,6 +29,7 @@ from vtune.fusion.signature import signature
 from vtune.fusion.sizes import structure, trace_sizes
 from vtune.fusion.trace import Trace
 from vtune.fusion.widen import widen
+from vtune.parameters import Parameter
 from vtune.training.assignment import Settings, assign
 from vtune.training.data import DataSet, dataset
 from vtune.training.loop import tracer, training_loop
@@ -127,17 +128,19 @@ def family(name: str, members: int) -> dict[str, Any]:
     x, module = FAMILIES[name]
     trace = to_trace(x)
     widths = range(16, 16 + members)
-    # What JAX and Flax set up once is no trial's.
-    trace(_model(module(8), 0.1))
 
-    def model(number: int) -> vt.Model:
-        return _model(module(widths[number]), 1e-3 * (1 + number))
+    def traces_of(widths: Sequence[int]) -> list[Trace]:
+        models = [_model(module(w), 1e-3 * (1 + i)) for i, w in enumerate(widths)]
+        return [trace(model) for model in models]
 
+    # What is set up once is no trial's.
+    first = traces_of([8, 9])
+    widen(first, first[-1])
     started = time.process_time()
-    traces = [trace(model(number)) for number in range(members)]
+    traces = traces_of(widths)
     traced = time.process_time()
     for each in traces:
-        signature(each), structure(each), trace_sizes(each)
+        _ = (signature(each), structure(each), trace_sizes(each))
     structured = time.process_time()
     widening = widen(traces, traces[-1])
     ended = time.process_time()
@@ -168,22 +171,22 @@ def depth_space(trials: int) -> dict[str, Any]:
     known: dict[int, dict[str, Value]] = {}
     traces: dict[int, Trace] = {}
 
-    def traced(values: dict[str, Value] | None) -> tuple[Trace, dict[str, Value]]:
-        if values is None:
-            source = lambda parameter: parameter.from_unit(random.random())  # noqa: E731
-            asked = vt.HyperParameters(steps_per_epoch=4, max_epochs=1, source=source)
-        else:
-            asked = vt.HyperParameters(values, steps_per_epoch=4, max_epochs=1)
-        return trace(depth.build(asked)), dict(asked.values)
+    def drawn(parameter: Parameter) -> Value:
+        return parameter.from_unit(random.random())
 
     started, started_work = time.perf_counter(), time.process_time()
     for number in range(trials):
-        traces[number], known[number] = traced(None)
+        asked = vt.HyperParameters(steps_per_epoch=4, max_epochs=1, source=drawn)
+        traces[number] = trace(depth.build(asked))
+        known[number] = dict(asked.values)
     traced_at = time.perf_counter()
 
     def envelope(numbers: Sequence[int]) -> Trace | None:
         largest = envelope_values([known[number] for number in numbers])
-        return None if largest is None else traced(largest)[0]
+        if largest is None:
+            return None
+        asked = vt.HyperParameters(largest, steps_per_epoch=4, max_epochs=1)
+        return trace(depth.build(asked))
 
     settings = Settings(fuse_widths="always", platform=jax.default_backend())
     cohorts, chosen = assign(traces, (), settings, envelope=envelope)

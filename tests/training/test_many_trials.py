@@ -77,7 +77,8 @@ def check(make, fuse_widths, odd):
     assert len(cohorts) == (1 if fuse_widths == "always" else len(WIDTHS))
     slots = [cohort.widening.slots.train[0] for cohort in cohorts]
     constants = [traces[odd].train[0].constants, plain[widths[odd]].train[0].constants]
-    differing = [s for s, (a, b) in enumerate(zip(*constants)) if a.tolist() != b]
+    data = [[np.asarray(value).tobytes() for value in values] for values in constants]
+    differing = [slot for slot, (a, b) in enumerate(zip(*data)) if a != b]
     assert differing
     for number, lifted in enumerate(slots):
         assert lifted == (tuple(differing) if number == chosen[odd] else ())
@@ -99,6 +100,5 @@ def test_a_constant_that_differs_in_one_trial_is_lifted(odd, fuse_widths):
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("fuse_widths", ["always", "never"])
-def test_so_is_the_weight_decay_of_one_network(fuse_widths):
-    check(network, fuse_widths, 617)
+def test_so_is_the_weight_decay_of_one_network():
+    check(network, "always", 617)
