@@ -79,9 +79,7 @@ class Trainer:
         self._loop = loop
         self._first_batch = training.rows(0, loop.train.size).batch
         self._training = jax.device_put(training.batch)
-        self._validation = None
-        if validation is not None:
-            self._validation = jax.device_put(validation.batch)
+        self._validation = validation and jax.device_put(validation.batch)
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
         self._report = report
@@ -136,8 +134,7 @@ class Trainer:
             raise program
         for number, trace in traces.items():
             keys = jax.device_get(program(self._seed, np.int32(number)))
-            cohort = self._admission.chosen[number]
-            self._members[number] = Member(trace, cohort, keys)
+            self._members[number] = Member(trace, self._admission.chosen[number], keys)
 
     def restore(self, number: int, state: Any, epoch: int) -> None:
         """Gives an admitted trial a state to go on from.
@@ -186,9 +183,8 @@ class Trainer:
         for cohort, (members, arrangement) in layout.items():
             failures |= self._initialise(cohort, members, programs)
             healthy = [trial for trial in members if trial not in failures]
-            if healthy:
-                program = programs["epoch", cohort]
-                packs += self._pack(cohort, healthy, arrangement, program)
+            program = programs["epoch", cohort]
+            packs += self._pack(cohort, healthy, arrangement, program)
         self._packs = packs
         self._members = {
             trial: dataclasses.replace(self._members[trial], state=None)
@@ -278,9 +274,8 @@ class Trainer:
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
         states = own_states(old, members, self._members, self.cohorts)
         for trial, state in states.items():
-            self._members[trial] = dataclasses.replace(
-                self._members[trial], state=state
-            )
+            member = self._members[trial]
+            self._members[trial] = dataclasses.replace(member, state=state)
         widening = self.cohorts[cohort].widening
         entries = {trial: self._members[trial].in_lane(widening) for trial in members}
         return packed(cohort, program, arrangement, entries)
