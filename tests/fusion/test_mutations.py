@@ -93,7 +93,7 @@ def repeatedly(x):
 
 
 def one_or_other(x):
-    return lax.cond(x[0, 0] > 1e9, lambda: x, lambda: jnp.cos(x)).sum(1)
+    return lax.cond(x[0, 0] < 1e9, lambda: jnp.cos(x), lambda: x).sum(1)
 
 
 def key_of(x):
@@ -156,20 +156,6 @@ def patched(module, name, value):
 
 def masked_with_zero(name):
     return planned(name, masks=np.float32(0))
-
-
-def unstable(patch):
-    emit = RULES["sort"].emit
-
-    def bound(step, operands, lane_sizes):
-        params = {**step.params, "is_stable": False}
-        equation = dataclasses.replace(step.equation, params=params)
-        return rule.bound(
-            dataclasses.replace(step, equation=equation), operands, lane_sizes
-        )
-
-    assert emit is not bound
-    replaced("sort", emit=bound)(patch)
 
 
 def swapped_products(patch):
@@ -268,10 +254,6 @@ MUTATIONS = {
     ),
     "argmax as it is": Mutation(as_it_is("argmax"), reduced(jnp.argmax, in_blocks)),
     "sort unmasked": Mutation(unmasked("sort"), lambda x: jnp.sort(x, 1)[:, 1]),
-    "sort without positions": Mutation(
-        unstable,
-        lambda x: weighted(jnp.argsort(x > 0, 1, stable=False).astype(jnp.float32)),
-    ),
     "largest unmasked": Mutation(
         unmasked("top_k"), lambda x: lax.top_k(below_zero(x), 2)[0]
     ),
@@ -332,7 +314,7 @@ MUTATIONS = {
     ),
     "quotient claimed tame": Mutation(
         planned("div", tame=True),
-        lambda x: jnp.abs(x).T @ (1 / (0 * jnp.abs(x[:, :1]))),
+        lambda x: (jnp.abs(x).T @ (1 / (0 * jnp.abs(x[:, :1])))).sum(0),
         network=False,
     ),
     "steps of a loop unmasked": Mutation(
@@ -367,9 +349,6 @@ MUTATIONS = {
     "slice as it is": Mutation(
         as_it_is("slice"),
         lambda x: lax.slice_in_dim(x, x.shape[1] - 1, x.shape[1], axis=1),
-    ),
-    "pad as it is": Mutation(
-        as_it_is("pad"), lambda x: lax.pad(x, 9.0, [(0, 0, 0), (1 - x.shape[1], 1, 0)])
     ),
     "pad unmasked": Mutation(
         unmasked("pad"),
