@@ -56,7 +56,9 @@ class Verdicts:
             False if a trial would not be what it is alone; why is then in `apart`.
         """
         structure = training_structure(cohort.widening.envelope)
-        if not cohort.widening.varies or structure in self._known:
+        if not cohort.widening.varies:
+            return True
+        if structure in self._known:
             return structure not in self.apart
         self._known.add(structure)
         started = time.perf_counter()
