@@ -69,7 +69,7 @@ def check_function(function, *arguments, tolerance=2e-6, exact=False):
 def _compiled(function, *arguments):
     """Compiled fast, to be run a few times."""
     lowered = jax.jit(function).lower(*arguments)
-    return lowered.compile({"xla_backend_optimization_level": "0"})
+    return lowered.compile({"xla_backend_optimization_level": "1"})
 
 
 def _widened(traces, state):

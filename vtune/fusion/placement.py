@@ -110,6 +110,18 @@ def extract(array: np.ndarray, layouts: Sequence[Layout], member: int) -> np.nda
     return np.array(array[_grid(layouts, member)])
 
 
+def live_entries(layouts: Sequence[Layout], member: int) -> Bool[np.ndarray, "..."]:
+    """Which entries of an array in the shape of the envelope are a member's own.
+
+    Args:
+        layouts: the layout of each axis.
+        member: whose entries are meant.
+    """
+    live = np.zeros([layout.wide for layout in layouts], bool)
+    live[_grid(layouts, member)] = True
+    return live
+
+
 def _grid(layouts: Sequence[Layout], member: int) -> tuple[Any, ...]:
     return np.ix_(*[positions(layout, member) for layout in layouts])
 

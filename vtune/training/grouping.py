@@ -56,21 +56,6 @@ def group(
     return sorted(groups)
 
 
-def padding_overhead(members: Sequence[tuple[Terms, int]], envelope: Terms) -> float:
-    """How much more an envelope computes than its members alone.
-
-    Args:
-        members: for each width its terms, and how many trials have it.
-        envelope: the envelope's terms.
-
-    Returns:
-        Multiply-adds in the envelope over those of the members, less 1; 0 without any.
-    """
-    alone = sum(_multiplied(terms) * count for terms, count in members)
-    padded = _multiplied(envelope) * sum(count for _, count in members)
-    return padded / alone - 1 if alone else 0.0
-
-
 def _multiplied(terms: Terms) -> float:
     return float(sum(np.prod(factors, dtype=float) for factors in terms.multiplied))
 
