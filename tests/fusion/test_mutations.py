@@ -3,25 +3,36 @@
 import dataclasses
 from collections.abc import Callable
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 
+import vtune as vt
 from tests.fusion.narrow_in_wide import check_function
 from vtune.fusion import evaluate_wide, padding, randomness
 from vtune.fusion.rules import elementwise, rule, slicing
 from vtune.fusion.rules.contents import FINITE, ZERO
 from vtune.fusion.rules.nodes import Definition, Nodes
 from vtune.fusion.rules.table import RULES
+from vtune.fusion.widen import widen
+from vtune.training.check import compare, wrong
+from vtune.training.data import dataset
+from vtune.training.loop import tracer, training_loop
 
 
 WIDTHS = (3, 5, 8)
 BATCH, STEPS = 4, 2
+RANDOM = np.random.default_rng(0)
+SAMPLES = RANDOM.normal(size=(STEPS * BATCH, 4)).astype(np.float32)
+TARGETS = RANDOM.normal(size=STEPS * BATCH).astype(np.float32)
 
 
-# What is computed from features of a varying number, for each sample.
+# What is computed from features of a varying number, for each sample. Where gradients
+# would be other programs for other numbers, there are none.
 
 
 def weighted(x):
@@ -78,7 +89,7 @@ def along_features(x):
 
 
 def outer(x):
-    return below_zero(x)[:, :, None] * jnp.abs(x)[:, None, :] - 1
+    return below_zero(x)[:, :, None] - jnp.abs(x)[:, None, :]
 
 
 def feature_by_feature(x):
@@ -158,6 +169,16 @@ def masked_with_zero(name):
     return planned(name, masks=np.float32(0))
 
 
+def unstable(patch):
+    def emit(step, operands, lane_sizes):
+        params = {**step.params, "is_stable": False}
+        equation = dataclasses.replace(step.equation, params=params)
+        step = dataclasses.replace(step, equation=equation)
+        return rule.bound(step, operands, lane_sizes)
+
+    replaced("sort", emit=emit)(patch)
+
+
 def swapped_products(patch):
     define = Nodes.define
 
@@ -214,14 +235,16 @@ class Mutation:
     Args:
         apply: breaks it.
         function: what it is wrong for, of features.
-        network: the same in a network; None if networks have no such thing.
+        network: whether it can be wrong in a network that trains.
         own: of features, if not the function itself is compared.
+        widths: the numbers of features.
     """
 
     apply: Callable
     function: Callable
     network: bool = True
     own: Callable | None = None
+    widths: tuple[int, ...] = WIDTHS
 
 
 def gradient(function):
@@ -242,7 +265,9 @@ MUTATIONS = {
     "minimum unmasked": Mutation(
         unmasked("reduce_min"), reduced(jnp.min, lambda x: -below_zero(x))
     ),
-    "product unmasked": Mutation(unmasked("reduce_prod"), reduced(jnp.prod, jnp.array)),
+    "product unmasked": Mutation(
+        unmasked("reduce_prod"), reduced(jnp.prod, lax.stop_gradient)
+    ),
     "and unmasked": Mutation(
         unmasked("reduce_and"), reduced(jnp.all, lambda x: x != 0)
     ),
@@ -254,6 +279,12 @@ MUTATIONS = {
     ),
     "argmax as it is": Mutation(as_it_is("argmax"), reduced(jnp.argmax, in_blocks)),
     "sort unmasked": Mutation(unmasked("sort"), lambda x: jnp.sort(x, 1)[:, 1]),
+    "sort without positions": Mutation(
+        unstable,
+        reduced(jnp.max, lambda x: jnp.argsort(x > 0, 1, stable=False)),
+        # What has fewer entries is always sorted in a stable way.
+        widths=(7, 15, 40),
+    ),
     "largest unmasked": Mutation(
         unmasked("top_k"), lambda x: lax.top_k(below_zero(x), 2)[0]
     ),
@@ -267,13 +298,14 @@ MUTATIONS = {
         claimed("cumsum", ZERO), lambda x: jnp.cumsum(x, 1).sum(1)
     ),
     "cumulative product unmasked": Mutation(
-        unmasked("cumprod"), backwards(lax.cumprod, jnp.array)
+        unmasked("cumprod"), backwards(lax.cumprod, lax.stop_gradient)
     ),
     "cumulative maximum unmasked": Mutation(
-        unmasked("cummax"), backwards(lax.cummax, below_zero)
+        unmasked("cummax"),
+        backwards(lax.cummax, lambda x: below_zero(lax.stop_gradient(x))),
     ),
     "cumulative logarithm unmasked": Mutation(
-        unmasked("cumlogsumexp"), backwards(lax.cumlogsumexp, jnp.array)
+        unmasked("cumlogsumexp"), backwards(lax.cumlogsumexp, lax.stop_gradient)
     ),
     "matrix product unmasked": Mutation(
         unmasked("dot_general"), lambda x: jnp.cos(x) @ jnp.cos(x).T[:, :2]
@@ -350,6 +382,9 @@ MUTATIONS = {
         as_it_is("slice"),
         lambda x: lax.slice_in_dim(x, x.shape[1] - 1, x.shape[1], axis=1),
     ),
+    "pad as it is": Mutation(
+        as_it_is("pad"), lambda x: lax.pad(x, 9.0, [(0, 0, 0), (1 - x.shape[1], 0, 0)])
+    ),
     "pad unmasked": Mutation(
         unmasked("pad"),
         lambda x: weighted(lax.pad(jnp.cos(x), 9.0, [(0, 0, 0), (1, 1, 0)])),
@@ -386,9 +421,60 @@ def of_functions(patch):
 def test_a_broken_rule_fails_its_own_test(name, monkeypatch):
     mutation = MUTATIONS[name]
     function = mutation.own or mutation.function
-    arguments = [(features(width),) for width in WIDTHS]
+    arguments = [(features(width),) for width in mutation.widths]
     check_function(function, *arguments, tolerance=1e-5)
     of_functions(monkeypatch)
     mutation.apply(monkeypatch)
     with pytest.raises(AssertionError):
         check_function(function, *arguments, tolerance=1e-5)
+
+
+class Network(nn.Module):
+    """Computes something from features of which a trial chooses the number."""
+
+    function: Callable
+    width: int
+
+    @nn.compact
+    def __call__(self, x):
+        found = self.function(nn.Dense(self.width)(x))
+        if found.ndim == 0:
+            return jnp.broadcast_to(found, len(x))
+        return found.reshape(len(x), -1).sum(-1)
+
+
+def found_by_the_check(mutation):
+    """What the check says is wrong with the narrowest of three networks."""
+    data = dataset(SAMPLES, TARGETS)
+    trace = tracer(training_loop(data, None, batch_size=BATCH), data, None)
+    optimizer = optax.sgd(0.1)
+    traces = [
+        trace(vt.Model(Network(mutation.function, width), optimizer, "mse"))
+        for width in mutation.widths
+    ]
+    batches = [a.reshape(STEPS, BATCH, *a.shape[1:]) for a in (SAMPLES, TARGETS)]
+    return wrong(compare(widen(traces, traces[-1]), traces[0], batches, None, seed=0))
+
+
+IN_NETWORKS = [name for name, mutation in MUTATIONS.items() if mutation.network]
+
+# What the check alone does not find, and why.
+MISSED = {
+    "concatenated anywhere": "its gradient cuts the axis where it was put together",
+}
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", IN_NETWORKS)
+def test_the_check_alone_finds_a_broken_rule(name, monkeypatch):
+    mutation = MUTATIONS[name]
+    assert found_by_the_check(mutation) is None
+    of_functions(monkeypatch)
+    mutation.apply(monkeypatch)
+    found = found_by_the_check(mutation)
+    assert (found is None) == (name in MISSED)
+
+
+def test_the_check_alone_finds_nine_of_ten():
+    assert MISSED.keys() <= set(IN_NETWORKS)
+    assert 10 * len(MISSED) <= len(IN_NETWORKS)

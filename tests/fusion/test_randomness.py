@@ -369,3 +369,15 @@ def test_another_way_of_counting_is_refused():
     with pytest.raises(Refusal, match="test_randomness.py") as refused:
         require_counters(key, draws[0])
     assert refused.value.primitive == "random_bits"
+
+
+def test_a_key_that_all_lanes_share():
+    def drawn(size):
+        layouts = (Tail(0, (3, 5)), Tail(None, (4, 4)))
+        return narrow_bits(jax.random.key(0), 32, layouts, size)
+
+    sizes = jnp.asarray([[3], [5]], jnp.int32)
+    wide = jax.jit(jax.vmap(drawn))(sizes)
+    for lane, size in enumerate((3, 5)):
+        alone = jax.random.bits(jax.random.key(0), (size, 4), jnp.uint32)
+        np.testing.assert_array_equal(wide[lane][:size], alone)

@@ -153,7 +153,8 @@ def _counters(
         size = jnp.asarray(narrow_size(layout, lane_sizes)).astype(jnp.uint32)
         stride = times(stride, size)
     upper, lower = total
-    return jnp.asarray(upper, jnp.uint32), lower
+    # Both words vary over lanes if one does: threefry's loop carries them together.
+    return jnp.asarray(upper, jnp.uint32) + (lower & jnp.uint32(0)), lower
 
 
 def _plus(first: _Words, second: _Words, small: bool) -> _Words:
