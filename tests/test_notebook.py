@@ -39,6 +39,7 @@ def test_the_example_runs_as_a_script(source, tmp_path):
     check(run([sys.executable, "example.py"], tmp_path), source)
 
 
+@pytest.mark.ci
 @lengths
 def test_the_example_runs_from_the_command_line_into_a_pipe(source, tmp_path):
     text = run([sys.executable, "-c", source], tmp_path)

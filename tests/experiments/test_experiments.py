@@ -56,6 +56,7 @@ def test_the_benchmark_of_lanes_compares_both_sides(tmp_path):
     assert row["ratio"] == row["vtune"] / row["by_hand"] == found["smallest_ratio"] > 0
 
 
+@pytest.mark.ci
 def test_the_benchmark_of_the_tutorial_says_where_the_time_goes(tmp_path):
     flags = ("--smoke", "--dataset", "digits", "--tuner", "vtune")
     done = run("benchmarks/tutorial.py", *flags, folder=tmp_path)

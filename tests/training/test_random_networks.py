@@ -70,6 +70,7 @@ def check(numbers):
     return refused
 
 
+@pytest.mark.ci
 def test_networks_of_two_kinds_train_as_alone():
     assert not check([24, 30])
 

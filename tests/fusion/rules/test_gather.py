@@ -10,6 +10,10 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY, FINITE, ZERO
 
 
+# Each compiles several programs.
+pytestmark = pytest.mark.ci
+
+
 # Pairs of sizes of each member.
 SIZES = ((3, 4), (5, 6), (8, 17))
 

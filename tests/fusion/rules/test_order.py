@@ -10,6 +10,10 @@ from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY, FINITE, ZERO
 
 
+# Each compiles several programs.
+pytestmark = pytest.mark.ci
+
+
 SIZES = (3, 5, 17)
 
 # Of an array of two axes, the second of which varies: what makes its entries lie at the

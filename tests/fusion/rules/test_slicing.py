@@ -11,6 +11,10 @@ from vtune.fusion.rules.nodes import Nodes
 from vtune.fusion.rules.slicing import _fit, _Move, _relate
 
 
+# Each compiles several programs.
+pytestmark = pytest.mark.ci
+
+
 GENERATOR = np.random.default_rng(0)
 WIDTHS = (3, 5, 8)
 
