@@ -104,7 +104,8 @@ def by_inverse_roots(gradient):
     """The preconditioner of Shampoo, from power iterations."""
     if gradient.ndim < 2:
         return gradient
-    left, _ = optax.matrix_inverse_pth_root(gradient @ gradient.T + jnp.eye(1), 4)
+    gram = gradient @ gradient.T + jnp.eye(len(gradient))
+    left, _ = optax.matrix_inverse_pth_root(gram, 4)
     return left @ gradient
 
 
