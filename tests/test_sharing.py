@@ -118,12 +118,12 @@ def test_widths_together_and_apart_are_the_same_search():
 
 
 def test_what_the_check_finds_wrong_is_kept_apart(monkeypatch):
-    from vtune.training import admission
-    from vtune.training.check import Difference
+    from vtune.training import check
+    from vtune.training.comparison import Difference
 
-    wrong = (Difference("train loss", 0.5, 0.0, 1e-4),)
-    monkeypatch.setattr(admission, "_COMPARED", {})
-    monkeypatch.setattr(admission, "compare", lambda *args, **more: wrong)
+    wrong = Difference("train loss", 0.5, 0.0, 1e-4)
+    monkeypatch.setattr(check, "_COMPARED", {})
+    monkeypatch.setattr(check, "wrong", lambda differences: wrong)
     tuner = search(fuse_widths="always")
     cohorts = tuner.plan_summary().cohorts
     assert len(cohorts) > 3

@@ -19,6 +19,7 @@ from vtune.fusion.rules.contents import FINITE, ZERO
 from vtune.fusion.rules.nodes import Definition, Nodes
 from vtune.fusion.rules.table import RULES
 from vtune.fusion.widen import widen
+from vtune.training import compile
 from vtune.training.check import compare, wrong
 from vtune.training.data import dataset
 from vtune.training.loop import tracer, training_loop
@@ -471,6 +472,8 @@ def test_the_check_alone_finds_a_broken_rule(name, monkeypatch):
     assert found_by_the_check(mutation) is None
     of_functions(monkeypatch)
     mutation.apply(monkeypatch)
+    # Its program would be taken for that of the rule as it was.
+    monkeypatch.setattr(compile, "PROGRAMS", compile.ProgramCache())
     found = found_by_the_check(mutation)
     assert (found is None) == (name in MISSED)
 

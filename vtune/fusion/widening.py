@@ -142,6 +142,37 @@ class Widening:
             return False
         return all(_accepts(function, flat) for function, flat in pairs)
 
+    def init_slots(self, trace: Trace) -> tuple[int, ...]:
+        """Which constants of a trial's own initialization differ among trials.
+
+        Args:
+            trace: the trial's functions, of a member's sizes.
+        """
+        init = self.functions.init
+        if init is None:
+            return self.inits[flat_signature(trace.init)]
+        return init.slots
+
+    def own_values(self, trace: Trace) -> PerFunction:
+        """A trial's values of the constants that differ, in its own shapes.
+
+        Args:
+            trace: the trial's functions, of a member's sizes.
+
+        Returns:
+            For each function a tuple of arrays.
+        """
+
+        def own(flat: FlatFunction, slots: Sequence[int]) -> tuple[Any, ...]:
+            return tuple([_value(flat.constants[slot]) for slot in slots])
+
+        slots = self.slots
+        return PerFunction(
+            own(trace.init, self.init_slots(trace)),
+            tuple(map(own, trace.train, slots.train)),
+            tuple(map(own, trace.evaluate, slots.evaluate)),
+        )
+
     def values(self, trace: Trace) -> PerFunction:
         """A trial's constants as its lane takes them.
 
@@ -150,19 +181,21 @@ class Widening:
 
         Returns:
             For each function a tuple of arrays in the shapes of the envelope; of an
-            initialization by itself those of `inits`, in the trial's own shapes.
+            initialization by itself in the trial's own shapes.
         """
         member = self._row(trace)
+        own = self.own_values(trace)
+
+        def wide(function: WideFunction, values: Sequence[Any]) -> tuple[Any, ...]:
+            layouts = [function.constants[slot] or () for slot in function.slots]
+            return tuple(_embedded(v, p, member) for v, p in zip(values, layouts))
+
         init = self.functions.init
-        if init is None:
-            slots = self.inits[flat_signature(trace.init)]
-            own = tuple([_value(trace.init.constants[slot]) for slot in slots])
-        else:
-            own = _values(init, trace.init, member)
-        pairs = zip(self.functions.train, trace.train)
-        train = tuple([_values(f, flat, member) for f, flat in pairs])
-        pairs = zip(self.functions.evaluate, trace.evaluate)
-        return PerFunction(own, train, tuple([_values(f, t, member) for f, t in pairs]))
+        return PerFunction(
+            own.init if init is None else wide(init, own.init),
+            tuple(map(wide, self.functions.train, own.train)),
+            tuple(map(wide, self.functions.evaluate, own.evaluate)),
+        )
 
     def lane_sizes(self, trace: Trace) -> Int[np.ndarray, " sizes"]:
         """What the lane of a trial has to know of its own sizes.
@@ -233,15 +266,6 @@ def _accepts(function: WideFunction, flat: FlatFunction) -> bool:
 def is_tame(value: Any) -> bool:
     """Whether a constant is an array of finite numbers."""
     return is_array(value) and not is_key(value) and is_finite(value)
-
-
-def _values(function: WideFunction, flat: FlatFunction, member: int) -> tuple[Any, ...]:
-    return tuple(
-        [
-            _embedded(_value(flat.constants[s]), function.constants[s] or (), member)
-            for s in function.slots
-        ]
-    )
 
 
 def _value(constant: Any) -> Any:

@@ -18,7 +18,7 @@ from vtune.fusion.constants import constant_bytes
 from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
-from vtune.training.epoch import LaneFunctions, own_init
+from vtune.training.epoch import LaneFunctions, own_init, wide_init
 from vtune.training.keys import LaneKeys, lane_keys
 from vtune.training.plan import Form
 
@@ -37,15 +37,15 @@ class Request:
         function: the function.
         arguments: its arguments as shapes and dtypes.
         donated: the positions of the arguments whose memory the results may take.
-        runs_once: whether the program is so small and runs so seldom that optimising it
-            takes longer than it saves.
+        level: how much XLA optimises, from 0 to 3: a program that runs a few times
+            takes longer to optimise than that saves.
     """
 
     key: Hashable
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     donated: tuple[int, ...] = ()
-    runs_once: bool = False
+    level: int = 3
 
 
 class ProgramCache:
@@ -122,8 +122,8 @@ def _compiling(left: int) -> str:
 def _compile(request: Request) -> Program:
     jitted = jax.jit(request.function, donate_argnums=request.donated)
     options: dict[str, str | bool] = {}
-    if request.runs_once:
-        options["xla_backend_optimization_level"] = "0"
+    if request.level != 3:
+        options["xla_backend_optimization_level"] = str(request.level)
     return jitted.lower(*request.arguments).compile(options)
 
 
@@ -141,14 +141,14 @@ def _settings() -> tuple[Any, ...]:
 
 def keys_request() -> Request:
     """The program that makes a trial's keys: `(seed, number) -> keys`."""
-    return Request(("keys",), lane_keys, (_SEED, _NUMBER), runs_once=True)
+    return Request(("keys",), lane_keys, (_SEED, _NUMBER), level=0)
 
 
-def init_request(functions: LaneFunctions, trace: Trace, batch: Any) -> Request:
+def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
     """The program that makes a trial's initial state.
 
     Args:
-        functions: the cohort's functions.
+        widening: the cohort's functions.
         trace: the trial's own functions.
         batch: the first training batch, as shapes and dtypes.
 
@@ -156,23 +156,37 @@ def init_request(functions: LaneFunctions, trace: Trace, batch: Any) -> Request:
         A request for `(constants, sizes, key, batch) -> state` in the envelope, or for
         `(constants, key, batch) -> state` if the trial's own initialization is run.
     """
-    widening = functions.widening
+    if widening.functions.init is None:
+        return own_init_request(widening, trace, batch)
     constants = jax.tree.map(abstract, widening.values(trace).init)
-    if widening.functions.init is not None:
-        return Request(
-            ("init", functions.key, shapes(batch)),
-            functions.init,
-            (constants, _sizes(widening), _key_data(), batch),
-            runs_once=True,
-        )
-    slots = widening.inits[flat_signature(trace.init)]
+    return Request(
+        ("init", widening.key, shapes(batch)),
+        functools.partial(wide_init, widening),
+        (constants, _sizes(widening), key_data(), batch),
+        level=0,
+    )
+
+
+def own_init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
+    """The program that makes a trial's initial state in its own shapes.
+
+    Args:
+        widening: the cohort's functions.
+        trace: the trial's own functions.
+        batch: the first training batch, as shapes and dtypes.
+
+    Returns:
+        A request for `(constants, key, batch) -> state`.
+    """
+    slots = widening.init_slots(trace)
+    constants = jax.tree.map(abstract, widening.own_values(trace).init)
     kept = [c for slot, c in enumerate(trace.init.constants) if slot not in slots]
     return Request(
         ("init", flat_signature(trace.init), slots, tuple(map(constant_bytes, kept)))
         + (shapes(batch),),
         functools.partial(own_init, trace.init, slots, trace.state_avals),
-        (constants, _key_data(), batch),
-        runs_once=True,
+        (constants, key_data(), batch),
+        level=0,
     )
 
 
@@ -198,7 +212,7 @@ def epoch_request(
         plain_state(envelope),
         _constants(functions.widening),
         _sizes(functions.widening),
-        LaneKeys(*[_key_data()] * 3),
+        LaneKeys(*[key_data()] * 3),
         _NUMBER,
         jax.ShapeDtypeStruct((), jnp.bool_),
     )
@@ -262,7 +276,8 @@ _SEED = jax.ShapeDtypeStruct((), np.uint32)
 _NUMBER = jax.ShapeDtypeStruct((), np.int32)
 
 
-def _key_data() -> jax.ShapeDtypeStruct:
+def key_data() -> jax.ShapeDtypeStruct:
+    """A random key as its data."""
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
 
 

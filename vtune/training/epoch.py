@@ -39,29 +39,6 @@ class LaneFunctions:
         """Equal only if the functions are: all that a program of them depends on."""
         return (self.widening.key, self.loop)
 
-    def init(
-        self,
-        constants: tuple[Array, ...],
-        sizes: Sizes,
-        key: UInt32[Array, " data"],
-        batch: Any,
-    ) -> State:
-        """The state before the first step, in the envelope.
-
-        Args:
-            constants: the trial's values of the lifted constants of `init`.
-            sizes: the trial's own sizes.
-            key: the trial's key for its initial state, as data.
-            batch: the first training batch, in the order of the data.
-
-        Returns:
-            The leaves of the state; random keys as their data.
-        """
-        inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
-        init = self.widening.functions.init
-        leaves = evaluate_wide(init, constants, sizes, *inputs)
-        return plain(leaves, self.widening.envelope.state_avals)
-
     def epoch(
         self,
         state: State,
@@ -165,6 +142,30 @@ class LaneFunctions:
             rest = [array[whole:] for array in arrays]
             total = total + metrics(1, rest) * batches.remainder
         return total / (whole + batches.remainder)
+
+
+def wide_init(
+    widening: Widening,
+    constants: tuple[Array, ...],
+    sizes: Sizes,
+    key: UInt32[Array, " data"],
+    batch: Any,
+) -> State:
+    """A trial's state before its first step, in the envelope.
+
+    Args:
+        widening: the cohort's functions, with an initialization.
+        constants: the trial's values of the lifted constants of `init`.
+        sizes: the trial's own sizes.
+        key: the trial's key for its initial state, as data.
+        batch: the first training batch, in the order of the data.
+
+    Returns:
+        The leaves of the state; random keys as their data.
+    """
+    inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
+    leaves = evaluate_wide(widening.functions.init, constants, sizes, *inputs)
+    return plain(leaves, widening.envelope.state_avals)
 
 
 def own_init(

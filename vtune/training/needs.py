@@ -36,12 +36,16 @@ def needed(
     first, training, validation = jax.tree.map(abstract, data)
     requests: dict[tuple[str, int], Request] = {}
     for cohort, (members, arrangement) in layout.items():
-        functions = LaneFunctions(cohorts[cohort].widening, loop)
+        widening = cohorts[cohort].widening
         requests["epoch", cohort] = epoch_request(
-            functions, cohorts[cohort].form, arrangement.lanes, training, validation
+            LaneFunctions(widening, loop),
+            cohorts[cohort].form,
+            arrangement.lanes,
+            training,
+            validation,
         )
         for trial in members:
             if trial in new:
-                request = init_request(functions, new[trial], first)
+                request = init_request(widening, new[trial], first)
                 requests["init", trial] = request
     return requests

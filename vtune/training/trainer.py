@@ -9,15 +9,11 @@ import jax
 import numpy as np
 
 from vtune.fusion.trace import Trace
-from vtune.training.admission import Admission, Verdicts
+from vtune.training.admission import Admission
 from vtune.training.assignment import Envelope, Settings
+from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
-from vtune.training.compile import (
-    Program,
-    Request,
-    compile_all,
-    keys_request,
-)
+from vtune.training.compile import Program, Request, compile_all, keys_request
 from vtune.training.data import DataSet
 from vtune.training.grouping import FuseWidths
 from vtune.training.lanes import to_leaves, to_tree
@@ -85,7 +81,7 @@ class Trainer:
         self._report = report
         self._admission = Admission(
             Settings(lanes, fuse_widths, self._platform, steps),
-            Verdicts(loop, training, validation, seed),
+            Verdicts(loop, training, validation, seed, report),
         )
         self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
