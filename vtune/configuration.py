@@ -1,4 +1,4 @@
-"""What a tuner is made with, checked."""
+"""What tuners and studies are made with, checked."""
 
 import dataclasses
 import secrets
@@ -37,6 +37,29 @@ class TunerConfig:
     fuse_widths: FuseWidths
     keep_models: int
     notes: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyConfig:
+    """Everything that decides what a study does, beside `build` and the data.
+
+    Args:
+        objective: the metric that ranks trials.
+        schedule: how long each trial trains, and which go on.
+        sampler: which values trials get.
+        seed: from 0 to 2**32 - 1.
+        lanes: how the trials of a cohort run: `"vmap"`, `"map"` or `"auto"`.
+        fuse_widths: whether trials of different widths share a program.
+        keep_models: how many of the best trials' weights are kept.
+    """
+
+    objective: Objective
+    schedule: Schedule
+    sampler: Sampler
+    seed: int
+    lanes: Lanes = "auto"
+    fuse_widths: FuseWidths = "auto"
+    keep_models: int = 5
 
 
 @dataclasses.dataclass(frozen=True)

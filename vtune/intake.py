@@ -1,6 +1,9 @@
 """New trials: a configuration, what `build` made of it, and its trace."""
 
+import collections
+import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +20,10 @@ from vtune.trial import Objective, Trainable
 # Points of the space that are traced only to see which constants differ.
 _PROBES = 4
 _FIRST_PROBE = 2**31
+
+# Trials that are traced before they are asked for: more than start together on a large
+# device, and few enough to be kept in memory.
+_MOST_AHEAD = 256
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,13 +64,18 @@ class Intake:
     ):
         self.hyperparameters: list[HyperParameters] = []
         self.exhausted = False
+        self.seconds = 0.0
         self._build = build
         self._sampler = sampler
         self._horizon = horizon
         self._objective = objective
         self._to_trace = to_trace
         self._data = data
+        self._drawn: list[HyperParameters] = []
         self._tried: set[Any] = set()
+        self._ahead: collections.deque[Newcomer | Exception | None]
+        self._ahead = collections.deque()
+        self._probes: list[Trace] | None = None
         self._traced_one = False
 
     def take(self) -> Newcomer | None:
@@ -73,19 +85,61 @@ class Intake:
             ValueError: if the data do not suit the model, or if the first trial that
                 can be traced does not produce the objective.
         """
+        if not self._ahead:
+            self._draw()
+        newcomer = self._ahead[0]
+        if isinstance(newcomer, Exception):
+            raise newcomer
+        if newcomer is None:
+            self.exhausted = True
+            return None
+        self._ahead.popleft()
+        self.hyperparameters.append(newcomer.hyperparameters)
+        return newcomer
+
+    def ahead(self, planned: int | None) -> bool:
+        """Draws, builds and traces a trial before it is asked for.
+
+        Trials are the same whenever they are drawn: a sampler knows the values of the
+        trials before, and no results.
+
+        Args:
+            planned: the trials of the whole search; None: as many as the space holds.
+
+        Returns:
+            False if there is none to draw now.
+        """
+        ended = bool(self._ahead) and not isinstance(self._ahead[-1], Newcomer)
+        enough = planned is not None and len(self._drawn) >= planned
+        if ended or enough or len(self._ahead) >= _MOST_AHEAD:
+            return False
+        self._draw()
+        return True
+
+    def _draw(self) -> None:
+        """Adds the next trial to those ahead, or what keeps it from being one."""
+        started = time.perf_counter()
+        try:
+            newcomer = self._next()
+        except Exception as error:
+            newcomer = error
+        if isinstance(newcomer, Newcomer):
+            self._drawn.append(newcomer.hyperparameters)
+            self._tried.add(configuration_key(newcomer.hyperparameters.values))
+        self._ahead.append(newcomer)
+        self.seconds += time.perf_counter() - started
+
+    def _next(self) -> Newcomer | None:
         proposal = propose(
             self._build,
             self._sampler,
-            len(self.hyperparameters),
-            self.hyperparameters,
+            len(self._drawn),
+            self._drawn,
             self._tried,
             self._horizon,
         )
         if proposal is None:
-            self.exhausted = True
             return None
-        self.hyperparameters.append(proposal.hyperparameters)
-        self._tried.add(configuration_key(proposal.hyperparameters.values))
         trace, error = None, proposal.error
         if proposal.trainable is not None:
             trace, error = self._trace(proposal.trainable)
@@ -93,13 +147,22 @@ class Intake:
 
     def probe(self) -> list[Trace]:
         """Traces of further points of the space, which show what may still differ."""
+        if self._probes is None:
+            started = time.perf_counter()
+            self._probes = self._probed()
+            self.seconds += time.perf_counter() - started
+        return self._probes
+
+    def _probed(self) -> list[Trace]:
         sampler = RandomSampler(self._horizon.seed)
         traces = []
         for number in range(_FIRST_PROBE, _FIRST_PROBE + _PROBES):
             proposal = propose(self._build, sampler, number, (), set(), self._horizon)
             if proposal is not None and proposal.trainable is not None:
-                trace, _ = self._trace(proposal.trainable)
-                traces += [] if trace is None else [trace]
+                # A point that cannot be trained is nobody's concern: it is no trial.
+                with contextlib.suppress(ValueError):
+                    trace, _ = self._trace(proposal.trainable)
+                    traces += [] if trace is None else [trace]
         return traces
 
     def envelope(self, numbers: Sequence[int]) -> Trace | None:
@@ -123,7 +186,9 @@ class Intake:
         proposal = realise(self._build, hyperparameters)
         if proposal.trainable is None:
             return None
-        return self._trace(proposal.trainable)[0]
+        with contextlib.suppress(ValueError):
+            return self._trace(proposal.trainable)[0]
+        return None
 
     def _trace(self, trainable: Trainable) -> tuple[Trace | None, Exception | None]:
         if isinstance(trainable, Model):

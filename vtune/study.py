@@ -3,71 +3,35 @@
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from vtune import history
+from vtune.configuration import StudyConfig
 from vtune.failure import SearchError, describe
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake
 from vtune.interruption import Interruption
+from vtune.observer import Observer
 from vtune.proposal import Build, Horizon
 from vtune.reporting.progress import Progress, Tick
-from vtune.search.sampler import Sampler
-from vtune.search.schedule import Promote, Schedule, Start, Stop, mean_epochs
-from vtune.training.cohort import Lanes
+from vtune.search.schedule import Promote, Start, Stop, mean_epochs
 from vtune.training.data import DataSet
 from vtune.training.device import device_rule
-from vtune.training.grouping import FuseWidths
 from vtune.training.loop import Loop, tracer
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
-from vtune.trial import Objective, Trial, TrialStatus, rank
+from vtune.training.worker import Worker
+from vtune.trial import Trial, TrialStatus, rank
 
+
+Result = TypeVar("Result")
 
 # Three in a row are no accident: whatever is wrong, it is wrong for most trials.
 FAILURES_IN_A_ROW = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class StudyConfig:
-    """Everything that decides what a study does, beside `build` and the data.
-
-    Args:
-        objective: the metric that ranks trials.
-        schedule: how long each trial trains, and which go on.
-        sampler: which values trials get.
-        seed: from 0 to 2**32 - 1.
-        lanes: how the trials of a cohort run: `"vmap"`, `"map"` or `"auto"`.
-        fuse_widths: whether trials of different widths share a program.
-        keep_models: how many of the best trials' weights are kept.
-    """
-
-    objective: Objective
-    schedule: Schedule
-    sampler: Sampler
-    seed: int
-    lanes: Lanes = "auto"
-    fuse_widths: FuseWidths = "auto"
-    keep_models: int = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Observer:
-    """What a study tells the world while it runs.
-
-    Args:
-        update: is called with the progress after every epoch and change of phase.
-        epoch_end: is called with each trial, its epoch counted from 0, its metrics.
-        trial_end: is called with each trial that ends.
-    """
-
-    update: Callable[[Progress], None] = lambda progress: None
-    epoch_end: Callable[[Trial, int, Any], None] = lambda trial, epoch, metrics: None
-    trial_end: Callable[[Trial], None] = lambda trial: None
 
 
 class Study:
@@ -114,9 +78,10 @@ class Study:
         )
         self._observer = Observer()
         self._interruption = Interruption()
+        self._worker: Worker
         self._arranged = True
         self._started = time.perf_counter()
-        self._tracing_seconds = 0.0
+        self._phase = ""
         self._ticks: list[Tick] = []
 
     @property
@@ -127,7 +92,7 @@ class Study:
     @property
     def statistics(self) -> Statistics:
         """Where the time went so far."""
-        return self._trainer.statistics.plus(tracing_seconds=self._tracing_seconds)
+        return self._trainer.statistics.plus(tracing_seconds=self._intake.seconds)
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -146,12 +111,14 @@ class Study:
         """
         self._observer = observer
         self._started = time.perf_counter()
+        self._worker = Worker()
         try:
             with Interruption() as self._interruption:
                 while not self._interruption.requested and self._step():
                     self._show("training")
             self.interrupted = self._interruption.requested
         finally:
+            self._worker.close()
             self._keep_models([t for t in self.trials if t.score is not None])
             self._show("", finished=True)
 
@@ -191,7 +158,6 @@ class Study:
 
     def _start(self, starts: Sequence[Start]) -> None:
         """Takes new trials in, and admits those that can be trained."""
-        started = time.perf_counter()
         planned = sum(start.trials for start in starts)
         traces: dict[int, Trace] = {}
         places = [start for start in starts for _ in range(start.trials)]
@@ -211,22 +177,23 @@ class Study:
         total = self.config.schedule.total_trials
         all_started = self._intake.exhausted or len(self.trials) == total
         others = [] if all_started or not traces else self._intake.probe()
-        self._tracing_seconds += time.perf_counter() - started
-        self._trainer.admit(traces, others, self._intake.envelope)
+        self._trainer.admit(traces, others, self._intake.envelope, self._beside)
 
     # ------------------------------------------------------------------ training
 
     def _arrange(self) -> None:
         self._arranged = False
         while not self._arranged:
-            failures = self._trainer.arrange(history.in_lanes(self.trials))
+            trials = history.in_lanes(self.trials)
+            failures = self._beside(lambda: self._trainer.arrange(trials))
             for number, error in failures.items():
                 self._fail(number, error)
             self._arranged = not failures
 
     def _train(self, numbers: Sequence[int]) -> None:
         started = time.perf_counter()
-        results = self._trainer.train(numbers, lambda: self._interruption.requested)
+        stop = lambda: self._interruption.requested  # noqa: E731
+        results = self._beside(lambda: self._trainer.train(numbers, stop))
         self._ticks.append(Tick(len(results), time.perf_counter() - started))
         trained = {n: result for n, result in results.items() if not result.failure}
         # All is written down before anyone is told, and may interrupt.
@@ -274,11 +241,24 @@ class Study:
                 f"the others would too:\n{listed}"
             ) from error
 
+    # ------------------------------------------------------------------ side by side
+
+    def _beside(self, work: Callable[[], Result]) -> Result:
+        """Does something in the worker's thread; the next trials are traced here."""
+        return self._worker.do(work, self._meanwhile)
+
+    def _meanwhile(self) -> bool:
+        """Shows what the worker reported, and traces a trial that is yet to start."""
+        phase, self._phase = self._phase, ""
+        if phase:
+            self._show(phase)
+        return self._intake.ahead(self.config.schedule.total_trials)
+
     def _report(self, phase: str) -> None:
-        """Shows what takes long; Ctrl-C ends it here."""
+        """Takes down what takes long; Ctrl-C ends it here."""
         if self._interruption.requested:
             raise KeyboardInterrupt
-        self._show(phase)
+        self._phase = phase
 
     def _show(self, phase: str, finished: bool = False) -> None:
         self._observer.update(

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtune.callbacks import Callbacks
-from vtune.configuration import TunerConfig
+from vtune.configuration import StudyConfig, TunerConfig
 from vtune.hypermodel import BoundHyperModel, build_function
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
+from vtune.observer import Observer
 from vtune.parameters import Parameter
 from vtune.proposal import realise
 from vtune.reporting.display import open_display
@@ -21,7 +22,7 @@ from vtune.reporting.summary import (
 )
 from vtune.search.sampler import RandomSampler
 from vtune.sharing import cohort_rows
-from vtune.study import Observer, Study, StudyConfig
+from vtune.study import Study
 from vtune.training.data import training_and_validation
 from vtune.training.loop import training_loop
 from vtune.training.statistics import Statistics

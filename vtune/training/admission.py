@@ -1,14 +1,19 @@
 """New trials into cohorts, after what is fused was seen to be right."""
 
 import collections
+import functools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from vtune.fusion.trace import Trace
 from vtune.training.assignment import Envelope, Settings, assign
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort
 from vtune.training.share import Share, multiply_adds, shares
+
+
+Do = Callable[[Callable[[], Any]], Any]
 
 
 class Admission:
@@ -31,6 +36,7 @@ class Admission:
         traces: Mapping[int, Trace],
         others: Sequence[Trace] = (),
         envelope: Envelope = lambda numbers: None,
+        do: Do = lambda work: work(),
     ) -> tuple[float, float]:
         """Finds a cohort for each of some new trials, and checks those that are new.
 
@@ -38,6 +44,7 @@ class Admission:
             traces: the trials' traces, by number.
             others: traces of further points of the space, which show what may differ.
             envelope: makes an envelope of some of the trials where none of them is one.
+            do: calls a function and returns its result; it is given the check.
 
         Returns:
             The seconds that it took beside the check, and those of the check.
@@ -52,7 +59,8 @@ class Admission:
                 envelope=envelope,
                 apart=self._verdicts.apart,
             )
-            if self._verdicts.judge(found[len(self.cohorts) :]):
+            new = found[len(self.cohorts) :]
+            if do(functools.partial(self._verdicts.judge, new)):
                 break
         self.cohorts = found
         self.chosen |= chosen

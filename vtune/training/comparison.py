@@ -35,9 +35,11 @@ from vtune.training.step import (
 )
 
 
-# An update may differ by this much of its largest entry, a metric by this much of its
-# value: a few hundred roundings in single precision, far below what a wrong mask does.
-UPDATE_TOLERANCE = 2e-3
+# An update may differ by this much of its largest entry: where a tanh is saturated, the
+# rounding of 1 - t² alone makes 1e-2 of it; what a wrong mask does is of its own size.
+UPDATE_TOLERANCE = 2e-2
+
+# A metric may differ by this much of its value, a thousand roundings.
 METRIC_TOLERANCE = 1e-4
 
 # Beyond the tolerance, a difference counts only if it is this many times what rounding

@@ -21,6 +21,7 @@ from vtune.fusion.widening import Widening
 from vtune.training.epoch import LaneFunctions, own_init, wide_init
 from vtune.training.keys import LaneKeys, lane_keys
 from vtune.training.plan import Form
+from vtune.training.surroundings import Surroundings
 
 
 Program = Callable[..., Any]
@@ -92,7 +93,8 @@ def compile_all(
         For each request its program, or the exception that compiling it raised, and the
         seconds that compiling took.
     """
-    keys = [(request.key, _settings()) for request in requests]
+    surroundings = Surroundings.here()
+    keys = [(request.key, surroundings) for request in requests]
     programs: dict[Hashable, Program | Exception | None]
     programs = {key: PROGRAMS.get(key) for key in keys}
     missing = {k: r for k, r in zip(keys, requests) if programs[k] is None}
@@ -102,7 +104,10 @@ def compile_all(
     report(_compiling(len(missing)))
     pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
     try:
-        futures = {pool.submit(_compile, r): key for key, r in missing.items()}
+        futures = {
+            pool.submit(_compile, surroundings, request): key
+            for key, request in missing.items()
+        }
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
             key = futures[future]
             programs[key] = future.exception() or future.result()  # pyright: ignore
@@ -119,24 +124,13 @@ def _compiling(left: int) -> str:
     return f"compiling {left} program{'s' * (left != 1)}"
 
 
-def _compile(request: Request) -> Program:
+def _compile(surroundings: Surroundings, request: Request) -> Program:
     jitted = jax.jit(request.function, donate_argnums=request.donated)
     options: dict[str, str | bool] = {}
     if request.level != 3:
         options["xla_backend_optimization_level"] = str(request.level)
-    return jitted.lower(*request.arguments).compile(options)
-
-
-def _settings() -> tuple[Any, ...]:
-    """What a lowered program depends on beside its function and arguments."""
-    return (
-        jax.config.jax_default_matmul_precision,  # pyright: ignore
-        jax.config.jax_default_prng_impl,  # pyright: ignore
-        jax.config.jax_enable_x64,  # pyright: ignore
-        jax.config.jax_numpy_dtype_promotion,  # pyright: ignore
-        jax.config.jax_threefry_partitionable,  # pyright: ignore
-        jax.default_backend(),
-    )
+    with surroundings.applied():
+        return jitted.lower(*request.arguments).compile(options)
 
 
 def keys_request() -> Request:

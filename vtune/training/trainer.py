@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from vtune.fusion.trace import Trace
-from vtune.training.admission import Admission
+from vtune.training.admission import Admission, Do
 from vtune.training.assignment import Envelope, Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
@@ -113,6 +113,7 @@ class Trainer:
         traces: Mapping[int, Trace],
         others: Sequence[Trace] = (),
         envelope: Envelope = lambda numbers: None,
+        do: Do = lambda work: work(),
     ) -> None:
         """Assigns new trials to cohorts.
 
@@ -120,8 +121,9 @@ class Trainer:
             traces: the trials' traces, by number.
             others: traces of further points of the space, which show what may differ.
             envelope: makes an envelope of some of the trials where none of them is one.
+            do: calls a function and returns its result; it is given what takes long.
         """
-        planning, checking = self._admission.admit(traces, others, envelope)
+        planning, checking = self._admission.admit(traces, others, envelope, do)
         self.statistics = self.statistics.plus(
             planning_seconds=planning, checking_seconds=checking
         )

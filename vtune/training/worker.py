@@ -1,0 +1,58 @@
+"""A thread in which the device is kept busy, beside the user's own."""
+
+import concurrent.futures
+from collections.abc import Callable
+from typing import TypeVar
+
+from vtune.training.surroundings import Surroundings
+
+
+Result = TypeVar("Result")
+
+# Seconds: work that is done sooner is waited for, and how often one looks for news.
+_SHORT = 0.005
+_PAUSE = 0.05
+
+
+class Worker:
+    """Does one thing at a time in a thread of its own, as JAX is set here.
+
+    What the user wrote is never called there: what belongs to a thread, such as Flax's
+    contexts, is the user's in the user's own.
+    """
+
+    def __init__(self):
+        self._surroundings = Surroundings.here()
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, "vtune")
+
+    def do(self, work: Callable[[], Result], meanwhile: Callable[[], bool]) -> Result:
+        """Does something there, and something else here until it is done.
+
+        Args:
+            work: what is done in the thread.
+            meanwhile: is called here again and again; False says that there is nothing
+                to do at present.
+
+        Returns:
+            What `work` returns.
+
+        Raises:
+            BaseException: whatever `work` raises; and whatever `meanwhile` raises, once
+                the work is done.
+        """
+        future = self._pool.submit(self._surrounded, work)
+        pause = _SHORT
+        try:
+            while concurrent.futures.wait([future], pause).not_done:
+                pause = 0.0 if meanwhile() else _PAUSE
+        finally:
+            concurrent.futures.wait([future])
+        return future.result()
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._pool.shutdown()
+
+    def _surrounded(self, work: Callable[[], Result]) -> Result:
+        with self._surroundings.applied():
+            return work()
