@@ -81,6 +81,8 @@ def run_vtune(flags: argparse.Namespace, data: datasets.DataSet) -> dict[str, An
         return {
             "search_seconds": seconds,
             "tracing_seconds": statistics.tracing_seconds,
+            "planning_seconds": statistics.planning_seconds,
+            "checking_seconds": statistics.checking_seconds,
             "compiling_seconds": statistics.compiling_seconds,
             "training_seconds": statistics.training_seconds,
             "training_programs": statistics.training_programs,
