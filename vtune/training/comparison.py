@@ -17,16 +17,10 @@ from vtune.training.closeness import (
     relative,
     worst,
 )
-from vtune.training.compile import (
-    Program,
-    Request,
-    abstract,
-    init_request,
-    keys_request,
-    own_init_request,
-)
+from vtune.training.compile import Program, Request, abstract
 from vtune.training.keys import LaneKeys
 from vtune.training.lanes import HostState
+from vtune.training.requests import init_request, keys_request, own_init_request
 from vtune.training.step import (
     own_constants,
     own_step_request,

@@ -1,9 +1,9 @@
-"""Programs for the device: the one caller of `jit`, `vmap` and `map` on lanes."""
+"""Compiling programs, side by side, each once in a process."""
 
 import collections
 import concurrent.futures
 import dataclasses
-import functools
+import hashlib
 import os
 import threading
 import time
@@ -11,22 +11,31 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from vtune.fusion.constants import constant_bytes
-from vtune.fusion.signature import flat_signature
-from vtune.fusion.trace import Trace
-from vtune.fusion.widening import Widening
-from vtune.training.epoch import LaneFunctions, own_init, wide_init
-from vtune.training.keys import LaneKeys, lane_keys
-from vtune.training.plan import Form
+from vtune.training.fingerprint import fingerprint
 from vtune.training.surroundings import Surroundings
 
 
-Program = Callable[..., Any]
-
 _KEPT = 256
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
+    """A compiled program.
+
+    Args:
+        call: runs it.
+        identity: equal only for programs that give the same bits: the SHA-256, in
+            hexadecimal digits, of the program as it was lowered, of what the compiler
+            was told, and of the `fingerprint`.
+    """
+
+    call: Callable[..., Any]
+    identity: str
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Runs the program."""
+        return self.call(*arguments)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -130,149 +139,14 @@ def _compile(surroundings: Surroundings, request: Request) -> Program:
     if request.level != 3:
         options["xla_backend_optimization_level"] = str(request.level)
     with surroundings.applied():
-        return jitted.lower(*request.arguments).compile(options)
+        lowered = jitted.lower(*request.arguments)
+        text = [lowered.as_text(), str(sorted(options.items())), *map(str, _setting())]
+        digest = hashlib.sha256("\0".join(text).encode()).hexdigest()
+        return Program(lowered.compile(options), digest)
 
 
-def keys_request() -> Request:
-    """The program that makes a trial's keys: `(seed, number) -> keys`."""
-    return Request(("keys",), lane_keys, (_SEED, _NUMBER), level=0)
-
-
-def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
-    """The program that makes a trial's initial state.
-
-    Args:
-        widening: the cohort's functions.
-        trace: the trial's own functions.
-        batch: the first training batch, as shapes and dtypes.
-
-    Returns:
-        A request for `(constants, sizes, key, batch) -> state` in the envelope, or for
-        `(constants, key, batch) -> state` if the trial's own initialization is run.
-    """
-    if widening.functions.init is None:
-        return own_init_request(widening, trace, batch)
-    constants = jax.tree.map(abstract, widening.values(trace).init)
-    return Request(
-        ("init", widening.key, shapes(batch)),
-        functools.partial(wide_init, widening),
-        (constants, _sizes(widening), key_data(), batch),
-        level=0,
-    )
-
-
-def own_init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
-    """The program that makes a trial's initial state in its own shapes.
-
-    Args:
-        widening: the cohort's functions.
-        trace: the trial's own functions.
-        batch: the first training batch, as shapes and dtypes.
-
-    Returns:
-        A request for `(constants, key, batch) -> state`.
-    """
-    slots = widening.init_slots(trace)
-    constants = jax.tree.map(abstract, widening.own_values(trace).init)
-    kept = [c for slot, c in enumerate(trace.init.constants) if slot not in slots]
-    return Request(
-        ("init", flat_signature(trace.init), slots, tuple(map(constant_bytes, kept)))
-        + (shapes(batch),),
-        functools.partial(own_init, trace.init, slots, trace.state_avals),
-        (constants, key_data(), batch),
-        level=0,
-    )
-
-
-def epoch_request(
-    functions: LaneFunctions, form: Form, lanes: int, training: Any, validation: Any
-) -> Request:
-    """The program that trains and evaluates all lanes for an epoch.
-
-    Args:
-        functions: the cohort's functions.
-        form: lanes side by side (`vmap`) or one after another (`map`).
-        lanes: the number of lanes.
-        training: the training set as one batch, as shapes and dtypes.
-        validation: the validation set likewise, or None.
-
-    Returns:
-        A request for `(state, constants, sizes, keys, epochs, active, training,
-        validation) -> (state, metrics, finite)`, where all but the last two arguments
-        have a lane axis, and a lane that is not active keeps its state.
-    """
-    envelope = functions.widening.envelope
-    lane = (
-        plain_state(envelope),
-        _constants(functions.widening),
-        _sizes(functions.widening),
-        LaneKeys(*[key_data()] * 3),
-        _NUMBER,
-        jax.ShapeDtypeStruct((), jnp.bool_),
-    )
-    arguments = jax.tree.map(
-        lambda aval: jax.ShapeDtypeStruct((lanes, *aval.shape), aval.dtype), lane
-    )
-
-    def train_epoch(
-        state, constants, sizes, keys, epochs, active, training, validation
-    ):
-        def train(lane):
-            state, constants, sizes, keys, epoch, active = lane
-            step = lambda state: functions.epoch(  # noqa: E731
-                state, constants, sizes, keys, epoch, training, validation
-            )
-            if form == "vmap":
-                return _frozen_unless(active, state, step(state))
-            # One lane after another: an idle lane costs no time.
-            return jax.lax.cond(active, step, idle, state)
-
-        def idle(state):
-            count = len(envelope.train_metrics) + len(envelope.eval_metrics)
-            return state, jnp.zeros(count, jnp.float32), jnp.bool_(True)
-
-        lane = (state, constants, sizes, keys, epochs, active)
-        return jax.vmap(train)(lane) if form == "vmap" else jax.lax.map(train, lane)
-
-    return Request(
-        ("epoch", functions.key, form, lanes) + (shapes(training), shapes(validation)),
-        train_epoch,
-        (*arguments, training, validation),
-        donated=(0,),
-    )
-
-
-def _constants(widening: Widening) -> Any:
-    """The lifted constants of training and evaluation as shapes and dtypes."""
-    functions = (*widening.functions.train, *widening.functions.evaluate)
-    return tuple(
-        tuple([abstract(function.flat.constants[slot]) for slot in function.slots])
-        for function in functions
-    )
-
-
-def _sizes(widening: Widening) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(widening.sizes.shape[1:], np.int32)
-
-
-def plain_state(trace: Trace) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """A trial's state as shapes and dtypes of arrays of numbers."""
-
-    def plain(aval: Any) -> jax.ShapeDtypeStruct:
-        if jnp.issubdtype(aval.dtype, jax.dtypes.prng_key):
-            return jax.eval_shape(jax.random.key_data, aval)
-        return jax.ShapeDtypeStruct(aval.shape, aval.dtype)
-
-    return tuple(plain(aval) for aval in trace.state_avals)
-
-
-_SEED = jax.ShapeDtypeStruct((), np.uint32)
-_NUMBER = jax.ShapeDtypeStruct((), np.int32)
-
-
-def key_data() -> jax.ShapeDtypeStruct:
-    """A random key as its data."""
-    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+def _setting() -> list[tuple[str, str]]:
+    return sorted(fingerprint().items())
 
 
 def abstract(array: Any) -> jax.ShapeDtypeStruct:
@@ -284,9 +158,3 @@ def shapes(tree: Any) -> Hashable:
     """The structure, shapes and dtypes of a tree, to be part of a program's key."""
     leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
-
-
-def _frozen_unless(active: Any, state: Any, trained: Any) -> Any:
-    new_state, metrics, finite = trained
-    kept = [jnp.where(active, new, old) for new, old in zip(new_state, state)]
-    return tuple(kept), metrics, finite

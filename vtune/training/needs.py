@@ -7,10 +7,11 @@ import jax
 
 from vtune.fusion.trace import Trace
 from vtune.training.cohort import Cohort
-from vtune.training.compile import Request, abstract, epoch_request, init_request
+from vtune.training.compile import Request, abstract
 from vtune.training.epoch import LaneFunctions
 from vtune.training.loop import Loop
 from vtune.training.plan import Layout
+from vtune.training.requests import epoch_request, init_request
 
 
 def needed(

@@ -13,8 +13,9 @@ from vtune.fusion.flat import FlatFunction
 from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
-from vtune.training.compile import Request, abstract, key_data, plain_state, shapes
+from vtune.training.compile import Request, abstract, shapes
 from vtune.training.epoch import plain, typed
+from vtune.training.requests import key_data, plain_state
 
 
 # At 0, XLA makes NaN of the gradient of a maximum over what it fused with its producer.

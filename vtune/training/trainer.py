@@ -13,7 +13,7 @@ from vtune.training.admission import Admission, Do
 from vtune.training.assignment import Envelope, Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
-from vtune.training.compile import Program, Request, compile_all, keys_request
+from vtune.training.compile import Program, Request, compile_all
 from vtune.training.data import DataSet
 from vtune.training.grouping import FuseWidths
 from vtune.training.lanes import to_leaves, to_tree
@@ -32,6 +32,7 @@ from vtune.training.pack import (
     still_fits,
 )
 from vtune.training.plan import Arrangement, lay_out
+from vtune.training.requests import keys_request
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 
