@@ -21,13 +21,15 @@ LEVELS = (
     {"trial", "failure", "interruption", "components"},
     {"parameters", "history", "callbacks"},
     {"hyperparameters"},
-    {"search", "reporting", "fusion"},
+    {"search", "reporting", "fusion", "storage"},
     {"proposal", "training", "observer"},
-    {"fitting"},
+    {"fitting", "journal"},
     {"model"},
     {"hypermodel", "intake"},
-    {"sharing", "configuration"},
+    {"sharing", "configuration", "resumption"},
+    {"ledger", "persistence", "stored"},
     {"study"},
+    {"preparation"},
     {"tuner"},
     {"tuners"},
     {"vtune"},
@@ -41,6 +43,7 @@ SEES_ONLY: dict[str, set[str]] = {
     "search": SPACE,
     "reporting": SPACE,
     "fusion": {"trial"},
+    "storage": {"trial", "parameters"},
     "training": {"trial", "fusion"},
 }
 
@@ -52,6 +55,7 @@ FORBIDDEN = {
     "reporting": {"jax", "flax", "optax"},
     "fusion": {"rich", "io", "time", "random"},
     "training": {"rich"},
+    "storage": {"flax", "optax", "rich"},
 }
 
 INTERNALS = "vtune.fusion.internals"

@@ -156,12 +156,6 @@ def test_a_second_search_on_a_complete_study_says_so(capsys):
     assert "complete already: 4 trials" in capsys.readouterr().out
 
 
-def test_a_named_directory_is_not_used_yet_and_that_is_said(capsys, tmp_path):
-    search(random_search(directory=str(tmp_path), project_name="p"), verbose=1)
-    assert "nothing is stored yet" in capsys.readouterr().out
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_an_own_trainable():
     class Mean:
         """Learns the mean of x by plain gradient descent."""

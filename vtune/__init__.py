@@ -8,6 +8,8 @@ from vtune.hypermodel import HyperModel as HyperModel
 from vtune.hyperparameters import HyperParameters as HyperParameters
 from vtune.model import Model as Model
 from vtune.sharing import fusion_report as fusion_report
+from vtune.storage.failure import StorageError as StorageError
+from vtune.stored import StoredStudy as StoredStudy, load_study as load_study
 from vtune.trial import (
     Objective as Objective,
     Trainable as Trainable,
@@ -15,10 +17,12 @@ from vtune.trial import (
     TrialStatus as TrialStatus,
 )
 from vtune.tuner import Tuner as Tuner
-from vtune.tuners import (
+from vtune.tuners.flat import (
     GridSearch as GridSearch,
-    Hyperband as Hyperband,
     RandomSearch as RandomSearch,
+)
+from vtune.tuners.halving import (
+    Hyperband as Hyperband,
     SuccessiveHalving as SuccessiveHalving,
 )
 

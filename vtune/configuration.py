@@ -7,6 +7,7 @@ from typing import Any
 
 from vtune.search.sampler import Sampler
 from vtune.search.schedule import Schedule
+from vtune.storage.folder import StudyFolder, locate
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
@@ -18,25 +19,29 @@ class TunerConfig:
 
     Args:
         objective: the metric that ranks trials.
-        sampler: which values trials get.
+        sampler: which values trials get, for a seed.
         schedule: the schedule for a number of epochs.
         max_epochs: the epochs of a trial with the full budget; None: `search` says.
-        seed: from 0 to 2**32 - 1.
-        lanes: `"vmap"`, `"map"` or `"auto"`.
-        fuse_widths: `"auto"`, `"always"` or `"never"`.
-        keep_models: how many of the best trials' weights are kept.
-        notes: what the user should know before the search begins.
+        seed: from 0 to 2**32 - 1; drawn where the user gave none.
+        seed_given: whether the user gave it.
+        common: the arguments that all tuners have.
     """
 
     objective: Objective
-    sampler: Sampler
+    sampler: Callable[[int], Sampler]
     schedule: Callable[[int], Schedule]
     max_epochs: int | None
     seed: int
-    lanes: Lanes
-    fuse_widths: FuseWidths
-    keep_models: int
-    notes: tuple[str, ...] = ()
+    seed_given: bool
+    common: "Common"
+
+    @property
+    def folder(self) -> StudyFolder | None:
+        """Where the study is kept; None where the user named no place."""
+        common = self.common
+        if common.directory is None and common.project_name is None:
+            return None
+        return locate(common.directory, common.project_name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +77,8 @@ class Common:
     keep_models: int
     directory: str | None
     project_name: str | None
+    overwrite: bool
+    checkpoint_seconds: float
 
 
 def configured(
@@ -109,25 +116,34 @@ def configured(
     check_integer("seed", seed, 0)
     if seed >= 2**32:
         raise ValueError(f"`seed` is at most 2**32 - 1, got {seed}.")
-    notes = []
-    if common.seed is None:
-        notes.append(f"seed {seed}: give `seed={seed}` to repeat this search")
-    if common.directory is not None or common.project_name is not None:
-        notes.append(
-            "nothing is stored yet: `directory` and `project_name` have no effect, and "
-            "nothing is resumed"
+    if not common.checkpoint_seconds >= 0:
+        raise ValueError(
+            f"`checkpoint_seconds` is at least 0, got {common.checkpoint_seconds!r}."
         )
-    return TunerConfig(
-        objective,
-        sampler(seed),
-        schedule,
-        max_epochs,
-        seed,
-        common.lanes,
-        common.fuse_widths,
-        common.keep_models,
-        tuple(notes),
-    )
+    given = common.seed is not None
+    config = TunerConfig(objective, sampler, schedule, max_epochs, seed, given, common)
+    _ = config.folder  # a name that cannot be is refused at once
+    return config
+
+
+def named_objective(objective: Any) -> Objective:
+    """The metric that a user gave, by its name or as an objective.
+
+    Args:
+        objective: a name or an `Objective`.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if its direction is not known.
+    """
+    if isinstance(objective, Objective):
+        return objective
+    if not isinstance(objective, str):
+        raise TypeError(
+            "`objective` is the name of a metric or a `vt.Objective`, got "
+            f"{type(objective).__name__}."
+        )
+    return Objective(objective)
 
 
 def check_integer(name: str, value: Any, least: int) -> None:

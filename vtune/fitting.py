@@ -7,6 +7,7 @@ from typing import Any
 
 from vtune.failure import SearchError
 from vtune.training.data import DataSet
+from vtune.training.lanes import to_leaves, to_tree
 from vtune.training.loop import tracer, training_loop
 from vtune.training.trainer import Trainer
 from vtune.trial import Trainable
@@ -96,11 +97,12 @@ def fit(
     )
     trainer = Trainer(loop, training, validation, seed=config.seed, lanes="map")
     number = config.number
-    trainer.admit({number: tracer(loop, training, validation)(model)})
+    trace = tracer(loop, training, validation)(model)
+    trainer.admit({number: trace})
     trained = 0
     if start is not None:
-        trainer.restore(number, *start)
-        trained = start[1]
+        state, trained = start
+        trainer.restore(number, to_leaves(state, trace), trained)
     _raise(trainer.arrange([number]).get(number))
     history = History([], {})
     for epoch in range(config.epochs):
@@ -111,7 +113,8 @@ def fit(
             history.history.setdefault(name, []).append(value)
         for listener in listeners:
             listener(epoch, result.metrics)
-    return (trainer.states([number])[number], trained + config.epochs), history
+    state = to_tree(trainer.states([number])[number], trace)
+    return (state, trained + config.epochs), history
 
 
 def _raise(failure: Exception | None) -> None:

@@ -40,6 +40,32 @@ def after_epoch(
     return dataclasses.replace(trial, score=score, best_epoch=best + 1)
 
 
+def promoted(trial: Trial, epochs: int) -> Trial:
+    """A trial's record after it was promoted.
+
+    Args:
+        trial: the record before.
+        epochs: how many it may have trained at the next rung's end.
+
+    Returns:
+        The record.
+    """
+    return dataclasses.replace(trial, budget=epochs)
+
+
+def stopped(trial: Trial, status: TrialStatus) -> Trial:
+    """A trial's record after it was stopped.
+
+    Args:
+        trial: the record before.
+        status: `PRUNED` or `COMPLETED`.
+
+    Returns:
+        The record.
+    """
+    return dataclasses.replace(trial, status=status)
+
+
 def failed(trial: Trial, reason: str) -> Trial:
     """A trial's record after it failed.
 

@@ -208,7 +208,7 @@ class Intake:
         return None, missing
 
     def _missing_objective(self, trace: Trace) -> ValueError | None:
-        names = (*trace.train_metrics, *(f"val_{name}" for name in trace.eval_metrics))
+        names = trace.metric_names
         if self._objective.name in names:
             return None
         return ValueError(

@@ -1,6 +1,5 @@
 """A study: the one loop over proposals, epochs and decisions."""
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -9,29 +8,28 @@ import jax
 
 from vtune import history
 from vtune.configuration import StudyConfig
-from vtune.failure import SearchError, describe
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake
 from vtune.interruption import Interruption
-from vtune.observer import Observer
+from vtune.journal import Journal
+from vtune.ledger import Ledger
+from vtune.observer import Announcer, Observer
 from vtune.proposal import Build, Horizon
-from vtune.reporting.progress import Progress, Tick
-from vtune.search.schedule import Promote, Start, Stop, mean_epochs
+from vtune.resumption import Past, Resumption
+from vtune.search.schedule import Action, Promote, Start, Stop, mean_epochs
 from vtune.training.data import DataSet
 from vtune.training.device import device_rule
+from vtune.training.lanes import HostState, to_tree
 from vtune.training.loop import Loop, tracer
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.training.worker import Worker
-from vtune.trial import Trial, TrialStatus, rank
+from vtune.trial import Trainable, Trial, TrialStatus, rank
 
 
 Result = TypeVar("Result")
-
-# Three in a row are no accident: whatever is wrong, it is wrong for most trials.
-FAILURES_IN_A_ROW = 3
 
 
 class Study:
@@ -43,6 +41,7 @@ class Study:
         loop: the epoch.
         training: what is trained on.
         validation: what is evaluated at the end of each epoch, or None.
+        journal: what happens is written down there.
     """
 
     def __init__(
@@ -52,18 +51,19 @@ class Study:
         loop: Loop,
         training: DataSet,
         validation: DataSet | None,
+        journal: Journal,
     ):
         self.config = config
-        self.trials: list[Trial] = []
-        self.models: dict[int, Any] = {}
+        self.models: dict[int, HostState] = {}
         self.interrupted = False
-        self._steps_per_epoch = loop.steps_per_epoch
+        self._journal = journal
+        self._to_trace = tracer(loop, training, validation)
         self._intake = Intake(
             build,
             config.sampler,
             Horizon(loop.steps_per_epoch, config.schedule.max_epochs, config.seed),
             config.objective,
-            tracer(loop, training, validation),
+            self._to_trace,
             (training, validation),
         )
         self._trainer = Trainer(
@@ -76,13 +76,20 @@ class Study:
             steps=mean_epochs(config.schedule.plan) * loop.steps_per_epoch,
             report=self._report,
         )
-        self._observer = Observer()
+        plan = config.schedule.plan
+        self._announcer = Announcer(config.objective, plan, loop.steps_per_epoch)
+        self._ledger = Ledger(config.objective, journal, self._announcer)
+        self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker
+        self._capacity = device_rule(jax.default_backend()).most
         self._arranged = True
-        self._started = time.perf_counter()
         self._phase = ""
-        self._ticks: list[Tick] = []
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The record of every trial so far, by number."""
+        return self._ledger.trials
 
     @property
     def hyperparameters(self) -> list[HyperParameters]:
@@ -99,6 +106,50 @@ class Study:
         """Which trials share a program."""
         return self._trainer.shares
 
+    def state(self, number: int, trainable: Trainable) -> Any:
+        """A kept trial's state as `train_step` knows it.
+
+        Args:
+            number: the trial.
+            trainable: what `build` makes of its values.
+        """
+        return to_tree(self.models[number], self._to_trace(trainable))
+
+    def take_up(self, past: Past) -> bool:
+        """Goes on where a checkpoint was written: `run` does.
+
+        Args:
+            past: what was written down of the study.
+
+        Returns:
+            Whether it is complete, so that there is nothing to run.
+        """
+        self._past = past
+        trials = past.trials(self.config.objective)
+        actions = self.config.schedule.next(
+            trials, exhausted=past.exhausted, capacity=self._capacity
+        )
+        running = any(trial.status is TrialStatus.RUNNING for trial in trials)
+        complete = past.is_whole and not actions and not running
+        if complete:
+            self._ledger.trials = trials
+            self._intake.hyperparameters = past.hyperparameters(self.config.seed)
+            self.models = dict(past.models)
+            self._journal.close()
+        return complete
+
+    def _resume(self, past: Past) -> None:
+        """Builds and traces again what was; trains nothing."""
+        done = Resumption(self._intake, self._trainer, self.config.objective)
+        for trial in done.run(past):
+            self._show(f"tracing {trial.number + 1} of {past.begun} again")
+        self._ledger.trials = done.trials
+        for number in history.in_lanes(self.trials):
+            epoch = self.trials[number].epoch
+            self._trainer.restore(number, past.states[number], epoch)
+        self.models = dict(past.models)
+        self._arranged = False
+
     def run(self, observer: Observer) -> None:
         """Runs the study to its end, or until Ctrl-C.
 
@@ -109,52 +160,66 @@ class Study:
             SearchError: if the trials with three consecutive numbers failed.
             ValueError: if the data do not suit the model, before anything is trained.
         """
-        self._observer = observer
-        self._started = time.perf_counter()
+        self._announcer.begin(observer)
         self._worker = Worker()
+        # Those that go on have other weights when they end.
+        ended = [t.number for t in self.trials if t.status is not TrialStatus.RUNNING]
+        self.models = {n: s for n, s in self.models.items() if n in ended}
         try:
             with Interruption() as self._interruption:
+                if self._past is not None:
+                    self._resume(self._past)
+                    self._past = None
                 while not self._interruption.requested and self._step():
                     self._show("training")
+                self._save()
             self.interrupted = self._interruption.requested
         finally:
             self._worker.close()
-            self._keep_models([t for t in self.trials if t.score is not None])
-            self._show("", finished=True)
+            try:
+                self._journal.close()
+            finally:
+                self._keep_models([t for t in self.trials if t.score is not None])
+                self._show("", finished=True)
 
     def _step(self) -> bool:
         """Decides, then trains an epoch; False when there is nothing left to do."""
         actions = self.config.schedule.next(
             self.trials,
             exhausted=self._intake.exhausted,
-            capacity=device_rule(jax.default_backend()).most,
+            capacity=self._capacity,
         )
-        starts = [action for action in actions if isinstance(action, Start)]
-        for action in actions:
-            if isinstance(action, Promote):
-                self._promote(action)
-            elif isinstance(action, Stop):
-                self._stop(action)
-        if starts:
-            self._start(starts)
+        self._decide(actions)
         if actions or not self._arranged:
             self._arrange()
         numbers = history.training(self.trials)
         if numbers:
             self._train(numbers)
+        self._journal.commit()
+        ended = any(not isinstance(action, Start) for action in actions)
+        if self._journal.is_due(rung_ended=ended):
+            self._save()
         return bool(actions or numbers)
+
+    def _save(self) -> None:
+        """Begins to write a checkpoint."""
+        if self._journal.kept:
+            lanes = self._trainer.states(history.in_lanes(self.trials))
+            self._journal.checkpoint(lanes, self.models)
 
     # ------------------------------------------------------------------ decisions
 
-    def _promote(self, action: Promote) -> None:
-        for number in action.trials:
-            self._replace(number, budget=action.epochs)
-
-    def _stop(self, action: Stop) -> None:
-        self._keep_models([self.trials[number] for number in action.trials])
-        for number in action.trials:
-            self._replace(number, status=action.status)
-            self._observer.trial_end(self.trials[number])
+    def _decide(self, actions: Sequence[Action]) -> None:
+        """Carries out what the schedule wants."""
+        for action in actions:
+            if isinstance(action, Promote):
+                self._ledger.promote(action)
+            elif isinstance(action, Stop):
+                self._keep_models([self.trials[number] for number in action.trials])
+                self._ledger.stop(action)
+        starts = [action for action in actions if isinstance(action, Start)]
+        if starts:
+            self._start(starts)
 
     def _start(self, starts: Sequence[Start]) -> None:
         """Takes new trials in, and admits those that can be trained."""
@@ -166,18 +231,18 @@ class Study:
             newcomer = None if self._interruption.requested else self._intake.take()
             if newcomer is None:
                 break
-            number = len(self.trials)
-            values = dict(newcomer.hyperparameters.values)
-            trial = Trial(number, values, bracket=start.bracket, budget=start.epochs)
-            self.trials.append(trial)
+            trial = self._ledger.begin(newcomer, start)
             if newcomer.trace is not None:
-                traces[number] = newcomer.trace
-            elif newcomer.error is not None:
-                self._fail(number, newcomer.error)
+                traces[trial.number] = newcomer.trace
         total = self.config.schedule.total_trials
-        all_started = self._intake.exhausted or len(self.trials) == total
-        others = [] if all_started or not traces else self._intake.probe()
-        self._trainer.admit(traces, others, self._intake.envelope, self._beside)
+        exhausted = self._intake.exhausted
+        probed = bool(traces) and not exhausted and len(self.trials) != total
+        others = self._intake.probe() if probed else []
+        envelope = self._intake.envelope
+        apart = self._trainer.admit(traces, others, envelope, self._beside)
+        for number, reason in apart.items():
+            self._journal.decide("apart", (number,), reason=reason)
+        self._journal.start(traces, probed=probed, exhausted=exhausted)
 
     # ------------------------------------------------------------------ training
 
@@ -187,33 +252,15 @@ class Study:
             trials = history.in_lanes(self.trials)
             failures = self._beside(lambda: self._trainer.arrange(trials))
             for number, error in failures.items():
-                self._fail(number, error)
+                self._ledger.fail(number, error, "arranging")
             self._arranged = not failures
 
     def _train(self, numbers: Sequence[int]) -> None:
         started = time.perf_counter()
         stop = lambda: self._interruption.requested  # noqa: E731
         results = self._beside(lambda: self._trainer.train(numbers, stop))
-        self._ticks.append(Tick(len(results), time.perf_counter() - started))
-        trained = {n: result for n, result in results.items() if not result.failure}
-        # All is written down before anyone is told, and may interrupt.
-        for number, result in trained.items():
-            self.trials[number] = history.after_epoch(
-                self.trials[number],
-                result.metrics,
-                result.finite,
-                self.config.objective,
-            )
-        for number in sorted(results):
-            failure = results[number].failure
-            if failure is not None:
-                self._fail(number, failure)
-                continue
-            trial = self.trials[number]
-            metrics = dict(results[number].metrics)
-            self._observer.epoch_end(trial, trial.epoch - 1, metrics)
-            if trial.status is TrialStatus.DIVERGED:
-                self._observer.trial_end(trial)
+        self._announcer.tick(len(results), time.perf_counter() - started)
+        self._ledger.train(results)
 
     def _keep_models(self, trials: Sequence[Trial]) -> None:
         """Takes the states of those among some trials that belong to the best."""
@@ -224,22 +271,6 @@ class Study:
         self.models.update(self._trainer.states(wanted))
         kept = {trial.number for trial in best}
         self.models = {n: state for n, state in self.models.items() if n in kept}
-
-    # ------------------------------------------------------------------ records
-
-    def _replace(self, number: int, **changes: Any) -> None:
-        self.trials[number] = dataclasses.replace(self.trials[number], **changes)
-
-    def _fail(self, number: int, error: Exception) -> None:
-        self.trials[number] = history.failed(self.trials[number], describe(error))
-        self._observer.trial_end(self.trials[number])
-        run = history.consecutive_failures(self.trials, FAILURES_IN_A_ROW)
-        if run:
-            listed = "\n".join(f"  trial {t.number}: {t.reason}" for t in run)
-            raise SearchError(
-                f"Trials {run[0].number} to {run[-1].number} failed, so that most of "
-                f"the others would too:\n{listed}"
-            ) from error
 
     # ------------------------------------------------------------------ side by side
 
@@ -261,17 +292,4 @@ class Study:
         self._phase = phase
 
     def _show(self, phase: str, finished: bool = False) -> None:
-        self._observer.update(
-            Progress(
-                objective=self.config.objective,
-                trials=tuple(self.trials),
-                brackets=self.config.schedule.plan,
-                steps_per_epoch=self._steps_per_epoch,
-                seconds=time.perf_counter() - self._started,
-                ticks=tuple(self._ticks),
-                lanes=self._trainer.lanes,
-                programs=self._trainer.programs,
-                phase=phase,
-                finished=finished,
-            )
-        )
+        self._announcer.show(self.trials, self._trainer.running, phase, finished)

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from vtune.callbacks import Callbacks
-from vtune.configuration import StudyConfig, TunerConfig
+from vtune.configuration import TunerConfig
 from vtune.hypermodel import BoundHyperModel, build_function
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
 from vtune.observer import Observer
 from vtune.parameters import Parameter
+from vtune.preparation import prepare
 from vtune.proposal import realise
 from vtune.reporting.display import open_display
 from vtune.reporting.plans import PlanSummary
@@ -24,7 +25,6 @@ from vtune.search.sampler import RandomSampler
 from vtune.sharing import cohort_rows
 from vtune.study import Study
 from vtune.training.data import training_and_validation
-from vtune.training.loop import training_loop
 from vtune.training.statistics import Statistics
 from vtune.trial import Trial, rank
 
@@ -65,7 +65,7 @@ class Tuner:
     @property
     def seed(self) -> int:
         """The seed; give it to another tuner to repeat this search."""
-        return self._config.seed
+        return self._config.seed if self._study is None else self._study.config.seed
 
     def search(
         self,
@@ -106,15 +106,25 @@ class Tuner:
             SearchError: if three trials in a row failed.
         """
         listeners = Callbacks(callbacks, where="search")
-        if self._study is None:
-            self._study = self._new_study(
-                training_and_validation(x, y, validation_data, validation_split),
+        data = training_and_validation(x, y, validation_data, validation_split)
+        notes: tuple[str, ...] = ()
+        # A study in a directory is always gone on with from there.
+        if not self._finished and (self._study is None or self._config.folder):
+            prepared = prepare(
+                self._build,
+                self._config,
+                data,
                 self._epochs(epochs),
                 batch_size,
                 drop_remainder,
+                overwrite=self._config.common.overwrite and self._study is None,
             )
+            self._study, self._finished = prepared.study, prepared.is_complete
+            notes = prepared.notes
+        study = self._study
+        assert study is not None
         with open_display(verbose) as display:
-            for note in self._config.notes:
+            for note in notes:
                 display.note(note)
             if self._finished:
                 display.note(f"complete already: {len(self.trials)} trials")
@@ -123,7 +133,7 @@ class Tuner:
                 display.update, listeners.epoch_end, listeners.trial_end
             )
             try:
-                self._study.run(observer)
+                study.run(observer)
             except ValueError:
                 # Nothing was trained: another `search` starts afresh.
                 if not any(trial.epoch for trial in self.trials):
@@ -131,7 +141,7 @@ class Tuner:
                 raise
             finally:
                 listeners.train_end()
-            self._finished = not self._study.interrupted
+            self._finished = not study.interrupted
 
     def get_best_hyperparameters(self, num_trials: int = 1) -> list[HyperParameters]:
         """The hyperparameters of the best trials.
@@ -163,10 +173,10 @@ class Tuner:
         Raises:
             ValueError: if more are asked for than were kept.
         """
-        if num_models > self._config.keep_models:
+        if num_models > self._config.common.keep_models:
             raise ValueError(
                 f"`get_best_models({num_models})`, but only the best "
-                f"{self._config.keep_models} were kept. Make the tuner with "
+                f"{self._config.common.keep_models} were kept. Make the tuner with "
                 f"`keep_models={num_models}`."
             )
         study = self._study
@@ -219,7 +229,12 @@ class Tuner:
 
     def _points(self) -> list[HyperParameters]:
         if self._study is not None and self._study.hyperparameters:
-            return self._study.hyperparameters
+            known = self._study.hyperparameters
+            # Those of a stored study know no more than values.
+            recalled = [point.copy() for point in known if not point.parameters]
+            for point in recalled:
+                realise(self._build, point)
+            return [point for point in known if point.parameters] + recalled
         steps, epochs = _ASSUMED_STEPS, self._config.max_epochs or 1
         points = [HyperParameters(steps_per_epoch=steps, max_epochs=epochs)]
         self._build(points[0])
@@ -241,7 +256,7 @@ class Tuner:
     def _model(self, study: Study, number: int) -> Any:
         hyperparameters = study.hyperparameters[number].copy()
         model = self.hypermodel.build(hyperparameters)
-        state = study.models[number]
+        state = study.state(number, model)
         if not isinstance(model, Model):
             return state
         model.restore(state, self.trials[number].epoch)
@@ -262,27 +277,3 @@ class Tuner:
                 f"`max_epochs={given}`, which plans the rungs. Leave `epochs` out."
             )
         return given if given is not None else int(epochs or 0)
-
-    def _new_study(
-        self, data: Any, max_epochs: int, batch_size: int, drop_remainder: bool
-    ) -> Study:
-        config = self._config
-        training, validation = data
-        if validation is None and config.objective.name.startswith("val_"):
-            raise ValueError(
-                f"The objective {config.objective.name!r} needs validation data: give "
-                "`validation_data=(x_val, y_val)` or `validation_split=0.2`."
-            )
-        loop = training_loop(
-            training, validation, batch_size=batch_size, drop_remainder=drop_remainder
-        )
-        settings = StudyConfig(
-            config.objective,
-            config.schedule(max_epochs),
-            config.sampler,
-            config.seed,
-            config.lanes,
-            config.fuse_widths,
-            config.keep_models,
-        )
-        return Study(settings, self._build, loop, training, validation)

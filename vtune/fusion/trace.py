@@ -66,6 +66,11 @@ class Trace:
     parameters: tuple[int, ...]
 
     @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The metrics of an epoch: those of training, then those of validation."""
+        return (*self.train_metrics, *(f"val_{name}" for name in self.eval_metrics))
+
+    @property
     def functions(self) -> tuple[FlatFunction, ...]:
         """All functions: `init`, those of `train`, those of `evaluate`."""
         return (self.init, *self.train, *self.evaluate)

@@ -1,11 +1,13 @@
 """New trials into cohorts, after what is fused was seen to be right."""
 
 import collections
+import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
+from vtune.fusion.sizes import training_structure
 from vtune.fusion.trace import Trace
 from vtune.training.assignment import Envelope, Settings, assign
 from vtune.training.check import Verdicts
@@ -14,6 +16,22 @@ from vtune.training.share import Share, multiply_adds, shares
 
 
 Do = Callable[[Callable[[], Any]], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Admitted:
+    """How new trials were admitted.
+
+    Args:
+        planning_seconds: what it took beside the check.
+        checking_seconds: what the check took.
+        apart: for each structure that the check found wrong one of the new trials that
+            have it, and why its widths are kept apart.
+    """
+
+    planning_seconds: float
+    checking_seconds: float
+    apart: Mapping[int, str]
 
 
 class Admission:
@@ -37,7 +55,8 @@ class Admission:
         others: Sequence[Trace] = (),
         envelope: Envelope = lambda numbers: None,
         do: Do = lambda work: work(),
-    ) -> tuple[float, float]:
+        settled: Mapping[int, str] | None = None,
+    ) -> Admitted:
         """Finds a cohort for each of some new trials, and checks those that are new.
 
         Args:
@@ -45,11 +64,20 @@ class Admission:
             others: traces of further points of the space, which show what may differ.
             envelope: makes an envelope of some of the trials where none of them is one.
             do: calls a function and returns its result; it is given the check.
+            settled: what the check said of these trials before, as `Admitted.apart`;
+                None: it is asked.
 
         Returns:
-            The seconds that it took beside the check, and those of the check.
+            What was found.
         """
         started, checked = time.perf_counter(), self._verdicts.seconds
+        known = set(self._verdicts.apart)
+        structures: dict[int, Hashable]
+        structures = {n: training_structure(trace) for n, trace in traces.items()}
+        if settled is not None:
+            self._verdicts.settle(
+                structures.values(), {structures[n]: why for n, why in settled.items()}
+            )
         while True:
             found, chosen = assign(
                 traces,
@@ -67,7 +95,11 @@ class Admission:
         for number, trace in traces.items():
             self._multiplied[number] = multiply_adds(trace)
         checking = self._verdicts.seconds - checked
-        return time.perf_counter() - started - checking, checking
+        seconds = time.perf_counter() - started
+        new = {k: why for k, why in self._verdicts.apart.items() if k not in known}
+        first = {structures[number]: number for number in sorted(traces, reverse=True)}
+        apart = {first[key]: why for key, why in new.items()}
+        return Admitted(seconds - checking, checking, apart)
 
     def shares(self, programs: Iterable[int]) -> tuple[Share, ...]:
         """Which trials share a program.

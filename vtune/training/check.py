@@ -1,7 +1,7 @@
 """Whether trials inside an envelope are what they are alone, seen on real batches."""
 
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -79,6 +79,18 @@ class Verdicts:
             training_structure(cohort.widening.envelope) in self.apart
             for cohort in concerned
         )
+
+    def settle(
+        self, structures: Iterable[Hashable], apart: Mapping[Hashable, str]
+    ) -> None:
+        """Takes over what was found before, and asks no more.
+
+        Args:
+            structures: the structures of trials that were judged.
+            apart: those among them that were found wrong, and why.
+        """
+        self._known.update(structures)
+        self.apart.update(apart)
 
     def _comparison(self, cohort: Cohort) -> tuple[Hashable, Comparison]:
         batches, evaluated = self._batches

@@ -1,6 +1,7 @@
 """A trial as its trainer knows it."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -33,30 +34,6 @@ class Member:
     epoch: int = 0
     state: HostState | None = None
 
-    def initialised(
-        self, widening: Widening, program: Program | Exception, batch: Any
-    ) -> "Member":
-        """The trial with the state before its first step.
-
-        Args:
-            widening: its cohort's functions.
-            program: what makes the state, or what kept it from being compiled.
-            batch: the first training batch.
-
-        Raises:
-            Exception: whatever making the state raises.
-        """
-        if isinstance(program, Exception):
-            raise program
-        constants = widening.values(self.trace).init
-        if widening.functions.init is None:
-            state = jax.device_get(list(program(constants, self.keys.init, batch)))
-        else:
-            sizes = widening.lane_sizes(self.trace)
-            wide = program(constants, sizes, self.keys.init, batch)
-            state = widening.extract(jax.device_get(list(wide)), self.trace)
-        return dataclasses.replace(self, state=tuple(state))
-
     def in_lane(self, widening: Widening) -> "Lane":
         """What a lane holds.
 
@@ -69,6 +46,49 @@ class Member:
         values = widening.values(self.trace)
         sizes = widening.lane_sizes(self.trace)
         return Lane(state, values.train + values.evaluate, sizes, self.keys)
+
+
+def initialised(
+    members: Mapping[int, Member],
+    widening: Widening,
+    programs: Mapping[tuple[str, int], Program | Exception],
+    batch: Any,
+) -> tuple[dict[int, Member], dict[int, Exception]]:
+    """Trials with the state before their first step.
+
+    Args:
+        members: trials of one cohort, by number.
+        widening: the cohort's functions.
+        programs: for `("init", number)` what makes a trial's state, or what kept it
+            from being compiled.
+        batch: the first training batch.
+
+    Returns:
+        The trials, and for each that has no state what keeps it from having one.
+    """
+    made: dict[int, Member] = {}
+    failures: dict[int, Exception] = {}
+    for number, member in members.items():
+        program = programs["init", number]
+        try:
+            if isinstance(program, Exception):
+                raise program
+            state = _first_state(member, widening, program, batch)
+            made[number] = dataclasses.replace(member, state=state)
+        except Exception as error:
+            failures[number] = error
+    return made, failures
+
+
+def _first_state(
+    member: Member, widening: Widening, program: Program, batch: Any
+) -> HostState:
+    constants = widening.values(member.trace).init
+    if widening.functions.init is None:
+        return tuple(jax.device_get(list(program(constants, member.keys.init, batch))))
+    sizes = widening.lane_sizes(member.trace)
+    wide = jax.device_get(list(program(constants, sizes, member.keys.init, batch)))
+    return tuple(widening.extract(wide, member.trace))
 
 
 class Lane(NamedTuple):

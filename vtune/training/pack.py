@@ -81,11 +81,13 @@ class EpochResult:
         metrics: training metrics by name, validation metrics by name with `val_`.
         finite: whether the training loss and every parameter are finite.
         failure: what kept the epoch from being trained, or None.
+        program: the identity of the program that trained it.
     """
 
     metrics: Mapping[str, float]
     finite: bool = True
     failure: Exception | None = None
+    program: str = ""
 
 
 Outcome = tuple[Any, Any] | Exception
@@ -146,7 +148,9 @@ def collect(
         return {trial: failure for trial in pack.trials if trial in wanted}
     return {
         trial: EpochResult(
-            dict(zip(names, map(float, metrics[lane]))), bool(finite[lane])
+            dict(zip(names, map(float, metrics[lane]))),
+            bool(finite[lane]),
+            program=pack.program.identity,
         )
         for lane, trial in enumerate(pack.trials)
         if trial in wanted

@@ -16,9 +16,9 @@ from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import Program, Request, compile_all
 from vtune.training.data import DataSet
 from vtune.training.grouping import FuseWidths
-from vtune.training.lanes import to_leaves, to_tree
+from vtune.training.lanes import HostState
 from vtune.training.loop import Loop
-from vtune.training.member import Member
+from vtune.training.member import Member, initialised
 from vtune.training.needs import needed
 from vtune.training.pack import (
     EpochData,
@@ -31,7 +31,7 @@ from vtune.training.pack import (
     packed,
     still_fits,
 )
-from vtune.training.plan import Arrangement, lay_out
+from vtune.training.plan import Arrangement, Layout, lay_out
 from vtune.training.requests import keys_request
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
@@ -75,8 +75,9 @@ class Trainer:
     ):
         self._loop = loop
         self._first_batch = training.rows(0, loop.train.size).batch
-        self._training = jax.device_put(training.batch)
-        self._validation = validation and jax.device_put(validation.batch)
+        self._data = EpochData(
+            *jax.device_put((training.batch, validation and validation.batch))
+        )
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
         self._report = report
@@ -86,6 +87,7 @@ class Trainer:
         )
         self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
+        self._lanes: dict[int, int] = {}
         self._programs: dict[Any, int] = {}
         self.statistics = Statistics()
 
@@ -95,14 +97,10 @@ class Trainer:
         return self._admission.cohorts
 
     @property
-    def lanes(self) -> int:
-        """The lanes of all programs that run at present."""
-        return sum(pack.lanes for pack in self._packs)
-
-    @property
-    def programs(self) -> int:
-        """The programs that run at present."""
-        return len({id(pack.program) for pack in self._packs})
+    def running(self) -> tuple[int, int]:
+        """The lanes of all programs at present, and the number of programs."""
+        programs = {id(pack.program) for pack in self._packs}
+        return sum(pack.lanes for pack in self._packs), len(programs)
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -115,18 +113,21 @@ class Trainer:
         others: Sequence[Trace] = (),
         envelope: Envelope = lambda numbers: None,
         do: Do = lambda work: work(),
-    ) -> None:
+        settled: Mapping[int, str] | None = None,
+    ) -> Mapping[int, str]:
         """Assigns new trials to cohorts.
 
         Args:
-            traces: the trials' traces, by number.
-            others: traces of further points of the space, which show what may differ.
-            envelope: makes an envelope of some of the trials where none of them is one.
-            do: calls a function and returns its result; it is given what takes long.
+            traces, others, envelope, do, settled: as for `Admission.admit`.
+
+        Returns:
+            For each structure of which trials of different widths turned out not to
+            share a program one of the trials, and why.
         """
-        planning, checking = self._admission.admit(traces, others, envelope, do)
+        found = self._admission.admit(traces, others, envelope, do, settled)
         self.statistics = self.statistics.plus(
-            planning_seconds=planning, checking_seconds=checking
+            planning_seconds=found.planning_seconds,
+            checking_seconds=found.checking_seconds,
         )
         (program,) = self._compile([keys_request()])
         if isinstance(program, Exception):
@@ -134,18 +135,38 @@ class Trainer:
         for number, trace in traces.items():
             keys = jax.device_get(program(self._seed, np.int32(number)))
             self._members[number] = Member(trace, self._admission.chosen[number], keys)
+        return found.apart
 
-    def restore(self, number: int, state: Any, epoch: int) -> None:
+    def restore(self, number: int, state: HostState, epoch: int) -> None:
         """Gives an admitted trial a state to go on from.
 
         Args:
             number: the trial.
-            state: its state.
+            state: the leaves of its state, random keys as their data.
             epoch: the epochs that it has trained.
         """
         member = self._members[number]
-        leaves = to_leaves(state, member.trace)
-        self._members[number] = dataclasses.replace(member, state=leaves, epoch=epoch)
+        self._members[number] = dataclasses.replace(member, state=state, epoch=epoch)
+
+    def lay_out(self, trials: Sequence[int]) -> Layout:
+        """Decides which programs train some trials; `arrange` does it.
+
+        What is decided depends on what was decided before.
+
+        Args:
+            trials: every trial that trains on, or waits frozen in its lane.
+
+        Returns:
+            For each cohort its trials, the lanes of its program, and how often it runs.
+        """
+        layout = lay_out(
+            {trial: self._members[trial].cohort for trial in trials},
+            self.cohorts,
+            platform=self._platform,
+            before=self._lanes,
+        )
+        self._lanes = {cohort: a.lanes for cohort, (_, a) in layout.items()}
+        return layout
 
     def arrange(self, trials: Sequence[int]) -> dict[int, Exception]:
         """Puts trials into lanes: compiles what is missing, moves states where needed.
@@ -157,18 +178,13 @@ class Trainer:
         Returns:
             For each trial that cannot be trained, what keeps it.
         """
-        layout = lay_out(
-            {trial: self._members[trial].cohort for trial in trials},
-            self.cohorts,
-            platform=self._platform,
-            before={pack.cohort: pack.lanes for pack in self._packs},
-        )
+        layout = self.lay_out(trials)
         requests = needed(
             layout,
             self.cohorts,
             self._loop,
             {t: self._members[t].trace for t in trials if self._is_new(t)},
-            (self._first_batch, self._training, self._validation),
+            (self._first_batch, *self._data),
         )
         programs = dict(zip(requests, self._compile(list(requests.values()))))
         for (kind, number), request in requests.items():
@@ -205,7 +221,6 @@ class Trainer:
         """
         started = time.perf_counter()
         wanted = frozenset(trials)
-        data = EpochData(self._training, self._validation)
         results: dict[int, EpochResult] = {}
         pending: list[tuple[Pack, Outcome]] = []
         for index, pack in enumerate(self._packs):
@@ -214,7 +229,7 @@ class Trainer:
             if stop():
                 break
             epochs = {trial: self._members[trial].epoch for trial in wanted}
-            self._packs[index], outcome = dispatch(pack, epochs, data)
+            self._packs[index], outcome = dispatch(pack, epochs, self._data)
             pending.append((pack, outcome))
             if len(pending) > _AHEAD:
                 results |= self._collect(*pending.pop(0), wanted)
@@ -224,17 +239,9 @@ class Trainer:
         self.statistics = self.statistics.plus(training_seconds=seconds)
         return results
 
-    def states(self, trials: Sequence[int]) -> dict[int, Any]:
-        """The states of arranged trials, copied to the host.
-
-        Args:
-            trials: the trials.
-
-        Returns:
-            Each trial's state.
-        """
-        leaves = own_states(self._packs, trials, self._members, self.cohorts)
-        return {t: to_tree(leaves[t], self._members[t].trace) for t in leaves}
+    def states(self, trials: Sequence[int]) -> dict[int, HostState]:
+        """The leaves of arranged trials' states, random keys as their data, copied."""
+        return own_states(self._packs, trials, self._members, self.cohorts)
 
     def _is_new(self, trial: int) -> bool:
         placed = any(trial in pack.trials for pack in self._packs)
@@ -250,15 +257,10 @@ class Trainer:
         epoch = programs["epoch", cohort]
         if isinstance(epoch, Exception):
             return dict.fromkeys(members, epoch)
+        new = {trial: self._members[trial] for trial in filter(self._is_new, members)}
         widening = self.cohorts[cohort].widening
-        failures: dict[int, Exception] = {}
-        for trial in filter(self._is_new, members):
-            try:
-                self._members[trial] = self._members[trial].initialised(
-                    widening, programs["init", trial], self._first_batch
-                )
-            except Exception as error:
-                failures[trial] = error
+        made, failures = initialised(new, widening, programs, self._first_batch)
+        self._members |= made
         return failures
 
     def _pack(
@@ -282,10 +284,8 @@ class Trainer:
     def _collect(
         self, pack: Pack, outcome: Outcome, wanted: frozenset[int]
     ) -> dict[int, EpochResult]:
-        reference = self.cohorts[pack.cohort].widening.envelope
-        names = reference.train_metrics
-        if self._validation is not None:
-            names += tuple(f"val_{name}" for name in reference.eval_metrics)
+        envelope = self.cohorts[pack.cohort].widening.envelope
+        names = envelope.metric_names
         results = collect(pack, outcome, wanted, names)
         for trial, result in results.items():
             member = self._members[trial]

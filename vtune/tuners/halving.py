@@ -1,16 +1,16 @@
-"""The tuners: how `Hyperband`, `RandomSearch` and the others put a tuner together."""
+"""Tuners that start many trials and let the better part of them go on."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from vtune.configuration import Common, check_integer, configured
+from vtune.configuration import Common, check_integer, configured, named_objective
 from vtune.search.hyperband import (
     explicit_brackets,
     hyperband_brackets,
     successive_halving,
 )
-from vtune.search.sampler import GridSampler, RandomSampler
-from vtune.search.schedule import Brackets, Rung
+from vtune.search.sampler import RandomSampler
+from vtune.search.schedule import Brackets
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
@@ -32,6 +32,8 @@ def Hyperband(
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 300.0,
 ) -> Tuner:
     """A tuner that starts many trials, and lets only the better part of them go on.
 
@@ -58,8 +60,12 @@ def Hyperband(
             all that can, `"never"`, `"auto"` where compiling would cost more than
             padding does.
         keep_models: how many of the best trials' weights are kept.
-        directory: where the study is to be kept.
-        project_name: the study's folder there.
+        directory: where studies are kept. If it or `project_name` is given, all that
+            happens is stored, and the same search goes on where it was stopped.
+        project_name: the study's own folder in `directory`.
+        overwrite: whether a study that is stored there is erased first.
+        checkpoint_seconds: how long training may go without a checkpoint; one is
+            written at the ends of rungs as well.
 
     Returns:
         The tuner.
@@ -97,14 +103,23 @@ def Hyperband(
                 f"epoch {longest}. Leave `max_epochs` out."
             )
         max_epochs = longest
-    goal = _objective(objective)
+    goal = named_objective(objective)
     schedule = Brackets((planned,) * hyperband_iterations, goal)
     config = configured(
         goal,
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
+        Common(
+            seed,
+            lanes,
+            fuse_widths,
+            keep_models,
+            directory,
+            project_name,
+            overwrite,
+            checkpoint_seconds,
+        ),
     )
     return Tuner(hypermodel, config)
 
@@ -123,6 +138,8 @@ def SuccessiveHalving(
     keep_models: int = 5,
     directory: str | None = None,
     project_name: str | None = None,
+    overwrite: bool = False,
+    checkpoint_seconds: float = 300.0,
 ) -> Tuner:
     """A tuner with a single bracket: all trials start with the smallest budget.
 
@@ -133,8 +150,8 @@ def SuccessiveHalving(
         max_epochs: the epochs of a trial with the full budget.
         factor: one in `factor` trials goes on at the end of a rung, from 2.
         min_epochs: the epochs of the shortest rung.
-        seed, lanes, fuse_widths, keep_models, directory, project_name: as in
-            `vt.Hyperband`.
+        seed, lanes, fuse_widths, keep_models, directory, project_name, overwrite,
+            checkpoint_seconds: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -142,7 +159,7 @@ def SuccessiveHalving(
     Raises:
         ValueError: if an argument is out of its range.
     """
-    goal = _objective(objective)
+    goal = named_objective(objective)
     bracket = successive_halving(max_trials, max_epochs, factor, min_epochs)
     schedule = Brackets(((bracket,),), goal)
     config = configured(
@@ -150,103 +167,15 @@ def SuccessiveHalving(
         RandomSampler,
         lambda epochs: schedule,
         max_epochs,
-        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
+        Common(
+            seed,
+            lanes,
+            fuse_widths,
+            keep_models,
+            directory,
+            project_name,
+            overwrite,
+            checkpoint_seconds,
+        ),
     )
     return Tuner(hypermodel, config)
-
-
-def RandomSearch(
-    hypermodel: Any,
-    objective: str | Objective,
-    *,
-    max_trials: int = 10,
-    max_epochs: int | None = None,
-    seed: int | None = None,
-    lanes: Lanes = "auto",
-    fuse_widths: FuseWidths = "auto",
-    keep_models: int = 5,
-    directory: str | None = None,
-    project_name: str | None = None,
-) -> Tuner:
-    """A tuner that draws each trial at random and trains it to the end.
-
-    Args:
-        hypermodel: as in `vt.Hyperband`.
-        objective: as in `vt.Hyperband`.
-        max_trials: how many trials.
-        max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
-        seed, lanes, fuse_widths, keep_models, directory, project_name: as in
-            `vt.Hyperband`.
-
-    Returns:
-        The tuner.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
-    check_integer("max_trials", max_trials, 1)
-    goal = _objective(objective)
-    config = configured(
-        goal,
-        RandomSampler,
-        lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
-        max_epochs,
-        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
-    )
-    return Tuner(hypermodel, config)
-
-
-def GridSearch(
-    hypermodel: Any,
-    objective: str | Objective,
-    *,
-    max_trials: int | None = None,
-    max_epochs: int | None = None,
-    seed: int | None = None,
-    lanes: Lanes = "auto",
-    fuse_widths: FuseWidths = "auto",
-    keep_models: int = 5,
-    directory: str | None = None,
-    project_name: str | None = None,
-) -> Tuner:
-    """A tuner that trains every combination of values.
-
-    First values come first, and the last parameter changes fastest. A parameter without
-    steps takes ten values, spread evenly over its range.
-
-    Args:
-        hypermodel: as in `vt.Hyperband`.
-        objective: as in `vt.Hyperband`.
-        max_trials: stop after so many combinations; None for all.
-        max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
-        seed: decides initial weights and the order of the data.
-        lanes, fuse_widths, keep_models, directory, project_name: as in `vt.Hyperband`.
-
-    Returns:
-        The tuner.
-
-    Raises:
-        ValueError: if an argument is out of its range.
-    """
-    if max_trials is not None:
-        check_integer("max_trials", max_trials, 1)
-    goal = _objective(objective)
-    config = configured(
-        goal,
-        lambda seed: GridSampler(),
-        lambda epochs: Brackets((((Rung(max_trials, epochs),),),), goal),
-        max_epochs,
-        Common(seed, lanes, fuse_widths, keep_models, directory, project_name),
-    )
-    return Tuner(hypermodel, config)
-
-
-def _objective(objective: str | Objective) -> Objective:
-    if isinstance(objective, Objective):
-        return objective
-    if not isinstance(objective, str):
-        raise TypeError(
-            "`objective` is the name of a metric or a `vt.Objective`, got "
-            f"{type(objective).__name__}."
-        )
-    return Objective(objective)

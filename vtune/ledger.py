@@ -1,0 +1,128 @@
+"""The trials of a running study: each change is made, written down and told."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vtune import history
+from vtune.failure import SearchError, describe
+from vtune.intake import Newcomer
+from vtune.journal import Journal
+from vtune.observer import Announcer
+from vtune.resumption import digest_of
+from vtune.search.schedule import Promote, Start, Stop
+from vtune.training.pack import EpochResult
+from vtune.trial import Objective, Trial, TrialStatus
+
+
+# Three in a row are no accident: whatever is wrong, it is wrong for most trials.
+FAILURES_IN_A_ROW = 3
+
+
+class Ledger:
+    """The records of a study's trials.
+
+    Args:
+        objective: the metric that ranks trials.
+        journal: where changes are written down.
+        announcer: tells them.
+    """
+
+    def __init__(self, objective: Objective, journal: Journal, announcer: Announcer):
+        self.trials: list[Trial] = []
+        self._objective = objective
+        self._journal = journal
+        self._announcer = announcer
+
+    def begin(self, newcomer: Newcomer, start: Start) -> Trial:
+        """Opens a trial's record.
+
+        Args:
+            newcomer: the trial.
+            start: why it begins.
+
+        Raises:
+            SearchError: if it failed, and the trials before it did.
+        """
+        values = dict(newcomer.hyperparameters.values)
+        number = len(self.trials)
+        trial = Trial(number, values, bracket=start.bracket, budget=start.epochs)
+        self.trials.append(trial)
+        digest = digest_of(newcomer) if self._journal.kept else ""
+        self._journal.trial(trial, newcomer.hyperparameters, digest)
+        if newcomer.error is not None:
+            self.fail(number, newcomer.error, "building")
+        return trial
+
+    def promote(self, action: Promote) -> None:
+        """Lets trials go on in the next rung.
+
+        Args:
+            action: which, and until when.
+        """
+        for number in action.trials:
+            self.trials[number] = history.promoted(self.trials[number], action.epochs)
+        self._journal.decide("promote", action.trials, epochs=action.epochs)
+
+    def stop(self, action: Stop) -> None:
+        """Ends trials.
+
+        Args:
+            action: which, and why.
+        """
+        self._journal.decide("stop", action.trials, status=action.status.value)
+        for number in action.trials:
+            self.trials[number] = history.stopped(self.trials[number], action.status)
+            self._announcer.observer.trial_end(self.trials[number])
+
+    def train(self, results: Mapping[int, EpochResult]) -> None:
+        """Takes down what an epoch gave.
+
+        Args:
+            results: the result of each trial that was trained.
+
+        Raises:
+            SearchError: if trials with consecutive numbers failed.
+        """
+        healthy = {n: results[n] for n in sorted(results) if not results[n].failure}
+        for number, result in healthy.items():
+            self.trials[number] = history.after_epoch(
+                self.trials[number], result.metrics, result.finite, self._objective
+            )
+            self._journal.epoch(self.trials[number], result)
+        # All is written down before anyone is told, and may interrupt.
+        self._journal.commit()
+        for number in sorted(results):
+            failure = results[number].failure
+            if failure is not None:
+                self.fail(number, failure, "training")
+            else:
+                self._tell(number, results[number].metrics)
+
+    def fail(self, number: int, error: Exception, during: str) -> None:
+        """Ends a trial that cannot be trained.
+
+        Args:
+            number: the trial.
+            error: what keeps it.
+            during: `building`, `arranging` or `training`.
+
+        Raises:
+            SearchError: if trials with consecutive numbers failed.
+        """
+        reason = describe(error)
+        self.trials[number] = history.failed(self.trials[number], reason)
+        self._journal.decide("fail", (number,), during=during, reason=reason)
+        self._announcer.observer.trial_end(self.trials[number])
+        run = history.consecutive_failures(self.trials, FAILURES_IN_A_ROW)
+        if run:
+            listed = "\n".join(f"  trial {t.number}: {t.reason}" for t in run)
+            raise SearchError(
+                f"Trials {run[0].number} to {run[-1].number} failed, so that most of "
+                f"the others would too:\n{listed}"
+            ) from error
+
+    def _tell(self, number: int, metrics: Mapping[str, Any]) -> None:
+        trial = self.trials[number]
+        self._announcer.observer.epoch_end(trial, trial.epoch - 1, dict(metrics))
+        if trial.status is TrialStatus.DIVERGED:
+            self._announcer.observer.trial_end(trial)

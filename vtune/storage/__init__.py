@@ -1,0 +1,1 @@
+"""What lasts: a study's directory, its database and its checkpoints."""

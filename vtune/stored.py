@@ -1,0 +1,138 @@
+"""A study in its directory, read without the code that made it."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vtune.resumption import recalled
+from vtune.storage.checkpoints import Checkpoints
+from vtune.storage.database import Database
+from vtune.storage.failure import StorageError
+from vtune.storage.folder import StudyFolder, state
+from vtune.storage.records import Contents
+from vtune.trial import Objective, Trial, rank
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredStudy:
+    """What is stored of a study.
+
+    Args:
+        path: its directory.
+        objective: the metric that ranks trials.
+        trials: a record of every trial, by number.
+        settings: what the study was started with, by name.
+        fingerprint: the versions, the device and the cores that it ran on.
+        events: what happened at a time of day: seconds since 1970, and a text.
+        contents: all records, as they are stored.
+    """
+
+    path: Path
+    objective: Objective
+    trials: tuple[Trial, ...]
+    settings: Mapping[str, Any]
+    fingerprint: Mapping[str, str]
+    events: tuple[tuple[float, str], ...]
+    contents: Contents = dataclasses.field(repr=False)
+
+    def best_trials(self, num_trials: int = 1) -> list[Trial]:
+        """The best trials, from best to worst.
+
+        Args:
+            num_trials: how many; fewer are returned where fewer have a score.
+        """
+        scored = [trial for trial in self.trials if trial.score is not None]
+        return rank(scored, self.objective)[:num_trials]
+
+    def best_weights(self, num_models: int = 1) -> list[dict[str, np.ndarray]]:
+        """The states of the best trials that are stored, from best to worst.
+
+        Args:
+            num_models: how many; fewer are returned where fewer are stored.
+
+        Returns:
+            For each trial its arrays, by the place that they have in the state, such as
+            `.params['Dense_0']['kernel']`; random keys as their data.
+
+        Raises:
+            StorageError: if a checkpoint cannot be read.
+        """
+        newest = self.contents.checkpoints[-1:]
+        for checkpoint in newest:
+            folder = StudyFolder(self.path).checkpoints
+            kept = [t for t in self.best_trials(len(self.trials))]
+            wanted = [t.number for t in kept if t.number in checkpoint.models]
+            states = Checkpoints(folder).load(checkpoint.name, wanted[:num_models])
+            return [
+                dict(zip(self._leaves(number), states[number], strict=True))
+                for number in wanted[:num_models]
+            ]
+        return []
+
+    def _leaves(self, number: int) -> list[str]:
+        for decision in self.contents.decisions:
+            if decision.kind == "start" and number in decision.trials:
+                kind = decision.content["kinds"][decision.trials.index(number)]
+                return decision.content["leaves"][kind]
+        raise StorageError(
+            f"The study in {self.path} does not say what trial {number} is."
+        )
+
+
+def load_study(path: str | os.PathLike[str]) -> StoredStudy:
+    """Reads a stored study, also while a search writes it.
+
+    Nothing that is read is executed, and the code that made the study is not needed.
+
+    Args:
+        path: the study's directory: `directory` and `project_name` of the tuner.
+
+    Returns:
+        The study as it is now.
+
+    Raises:
+        StorageError: if there is none, or it cannot be read.
+
+    Example:
+        ```python
+        import tempfile
+
+        import flax.linen as nn
+        import numpy as np
+        import optax
+        import vtune as vt
+
+        def build(hp):
+            rate = hp.Float("learning_rate", 1e-3, 1e-1, sampling="log")
+            return vt.Model(nn.Dense(3), optax.adam(rate), loss="mse")
+
+        x, y = np.random.rand(64, 4), np.random.rand(64, 3)
+        with tempfile.TemporaryDirectory() as directory:
+            tuner = vt.RandomSearch(
+                build, "loss", max_trials=2, directory=directory, project_name="rates"
+            )
+            tuner.search(x, y, epochs=1, verbose=0)
+            study = vt.load_study(f"{directory}/rates")
+            assert study.trials == tuner.trials
+            assert ".params['kernel']" in study.best_weights()[0]
+        ```
+    """
+    folder = StudyFolder(Path(path).expanduser().absolute())
+    if state(folder) != "study":
+        raise StorageError(f"There is no study in {folder.path}.")
+    with Database.open(folder.database, writable=False) as database:
+        contents = database.contents()
+    objective = Objective(*contents.study.settings["objective"])
+    return StoredStudy(
+        folder.path,
+        objective,
+        tuple(recalled(contents, objective)),
+        contents.study.settings,
+        contents.study.fingerprint,
+        tuple((event.time, event.text) for event in contents.events),
+        contents,
+    )
