@@ -10,6 +10,7 @@ from vtune.journal import Journal
 from vtune.observer import Announcer
 from vtune.resumption import digest_of
 from vtune.search.schedule import Promote, Start, Stop
+from vtune.storage.failure import StorageError
 from vtune.training.pack import EpochResult
 from vtune.trial import Objective, Trial, TrialStatus
 
@@ -32,6 +33,18 @@ class Ledger:
         self._objective = objective
         self._journal = journal
         self._announcer = announcer
+        self._programs: Mapping[int, str] = {}
+
+    def resume(self, trials: list[Trial], programs: Mapping[int, str]) -> None:
+        """Takes over the records of a study that goes on.
+
+        Args:
+            trials: the records.
+            programs: the identity of the program that each trial in a lane was trained
+                by last, and has to be trained by until something is decided.
+        """
+        self.trials = trials
+        self._programs = programs
 
     def begin(self, newcomer: Newcomer, start: Start) -> Trial:
         """Opens a trial's record.
@@ -43,6 +56,7 @@ class Ledger:
         Raises:
             SearchError: if it failed, and the trials before it did.
         """
+        self._programs = {}
         values = dict(newcomer.hyperparameters.values)
         number = len(self.trials)
         trial = Trial(number, values, bracket=start.bracket, budget=start.epochs)
@@ -59,6 +73,7 @@ class Ledger:
         Args:
             action: which, and until when.
         """
+        self._programs = {}
         for number in action.trials:
             self.trials[number] = history.promoted(self.trials[number], action.epochs)
         self._journal.decide("promote", action.trials, epochs=action.epochs)
@@ -69,6 +84,7 @@ class Ledger:
         Args:
             action: which, and why.
         """
+        self._programs = {}
         self._journal.decide("stop", action.trials, status=action.status.value)
         for number in action.trials:
             self.trials[number] = history.stopped(self.trials[number], action.status)
@@ -82,7 +98,9 @@ class Ledger:
 
         Raises:
             SearchError: if trials with consecutive numbers failed.
+            StorageError: if a trial that went on was trained by another program.
         """
+        self._compare(results)
         healthy = {n: results[n] for n in sorted(results) if not results[n].failure}
         for number, result in healthy.items():
             self.trials[number] = history.after_epoch(
@@ -120,6 +138,19 @@ class Ledger:
                 f"Trials {run[0].number} to {run[-1].number} failed, so that most of "
                 f"the others would too:\n{listed}"
             ) from error
+
+    def _compare(self, results: Mapping[int, EpochResult]) -> None:
+        for number, before in self._programs.items():
+            result = results.get(number)
+            if result is not None and result.failure is None:
+                if result.program != before:
+                    raise StorageError(
+                        f"Trial {number} goes on in another program: it was trained by "
+                        f"{before[:16]}..., and now by {result.program[:16]}.... So "
+                        "what a program depends on has changed since the study was "
+                        "started: go back to it, or begin anew with `overwrite=True`."
+                    )
+        self._programs = {}
 
     def _tell(self, number: int, metrics: Mapping[str, Any]) -> None:
         trial = self.trials[number]

@@ -105,6 +105,7 @@ def _stored(
             found.checkpoints,
             config.common.checkpoint_seconds,
         )
+        journal.event("opened", "; ".join(notes))
         study = Study(settings, build, loop, *data, journal)
         complete = found.past is not None and study.take_up(found.past)
         return Prepared(study, notes, complete)

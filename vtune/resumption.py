@@ -20,6 +20,7 @@ from vtune.storage.records import (
     EpochRecord,
     TrialRecord,
 )
+from vtune.training.fingerprint import fingerprint
 from vtune.training.trainer import Trainer
 from vtune.trial import Objective, Trial, TrialStatus
 
@@ -76,6 +77,23 @@ class Past:
     def models(self) -> dict[int, tuple[np.ndarray, ...]]:
         """The states of the best trials that had ended."""
         return {number: self.states[number] for number in self.checkpoint.models}
+
+    @property
+    def programs(self) -> dict[int, str]:
+        """The identities of the programs by which trials have to be trained on.
+
+        They are those since the last decision, which may have changed programs; on
+        another machine all are others.
+        """
+        if self.contents.study.fingerprint != fingerprint():
+            return {}
+        found: dict[int, str] = {}
+        for record in self.records:
+            if isinstance(record, DecisionRecord):
+                found = {}
+            elif isinstance(record, EpochRecord):
+                found[record.trial] = record.program
+        return found
 
     def trials(self, objective: Objective) -> list[Trial]:
         """The trials as they stood.

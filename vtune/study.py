@@ -1,5 +1,6 @@
 """A study: the one loop over proposals, epochs and decisions."""
 
+import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -143,7 +144,7 @@ class Study:
         done = Resumption(self._intake, self._trainer, self.config.objective)
         for trial in done.run(past):
             self._show(f"tracing {trial.number + 1} of {past.begun} again")
-        self._ledger.trials = done.trials
+        self._ledger.resume(done.trials, past.programs)
         for number in history.in_lanes(self.trials):
             epoch = self.trials[number].epoch
             self._trainer.restore(number, past.states[number], epoch)
@@ -151,14 +152,16 @@ class Study:
         self._arranged = False
 
     def run(self, observer: Observer) -> None:
-        """Runs the study to its end, or until Ctrl-C.
+        """Runs the study to its end, or until Ctrl-C or SIGTERM.
 
         Args:
             observer: is told what happens.
 
         Raises:
             SearchError: if the trials with three consecutive numbers failed.
+            StorageError: if it cannot be written down, or is not what it was.
             ValueError: if the data do not suit the model, before anything is trained.
+            SystemExit: after SIGTERM, once all is written down.
         """
         self._announcer.begin(observer)
         self._worker = Worker()
@@ -174,6 +177,8 @@ class Study:
                     self._show("training")
                 self._save()
             self.interrupted = self._interruption.requested
+            how = "interrupted" if self.interrupted else "finished"
+            self._journal.event(how, f"{how} with {len(self.trials)} trials")
         finally:
             self._worker.close()
             try:
@@ -181,13 +186,13 @@ class Study:
             finally:
                 self._keep_models([t for t in self.trials if t.score is not None])
                 self._show("", finished=True)
+        if self._interruption.terminated:
+            raise SystemExit(128 + signal.SIGTERM)
 
     def _step(self) -> bool:
         """Decides, then trains an epoch; False when there is nothing left to do."""
         actions = self.config.schedule.next(
-            self.trials,
-            exhausted=self._intake.exhausted,
-            capacity=self._capacity,
+            self.trials, exhausted=self._intake.exhausted, capacity=self._capacity
         )
         self._decide(actions)
         if actions or not self._arranged:
@@ -234,8 +239,7 @@ class Study:
             trial = self._ledger.begin(newcomer, start)
             if newcomer.trace is not None:
                 traces[trial.number] = newcomer.trace
-        total = self.config.schedule.total_trials
-        exhausted = self._intake.exhausted
+        total, exhausted = self.config.schedule.total_trials, self._intake.exhausted
         probed = bool(traces) and not exhausted and len(self.trials) != total
         others = self._intake.probe() if probed else []
         envelope = self._intake.envelope
@@ -260,6 +264,7 @@ class Study:
         stop = lambda: self._interruption.requested  # noqa: E731
         results = self._beside(lambda: self._trainer.train(numbers, stop))
         self._announcer.tick(len(results), time.perf_counter() - started)
+        self._arranged = not any(result.failure for result in results.values())
         self._ledger.train(results)
 
     def _keep_models(self, trials: Sequence[Trial]) -> None:
