@@ -300,7 +300,14 @@ NETWORKS: dict[str, Callable[[float], Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+# These two take longer than all the others.
+LONGER = {"lstm", "transformer with remat"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.ci] * (n in LONGER)) for n in NETWORKS],
+)
 def test_eight_trials_of_a_network_are_one_program(name):
     values = np.linspace(0.1, 0.9, 8).tolist()
     trainables = [NETWORKS[name](value) for value in values]
