@@ -301,6 +301,36 @@ def test_names_that_leave_the_directory_are_refused_at_once(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+def test_checkpoints_take_no_more_than_they_may(tmp_path):
+    def bytes_of(folder):
+        files = (tmp_path / folder / "lines" / "checkpoints").rglob("*")
+        return sum(file.stat().st_size for file in files if file.is_file())
+
+    many = search(random_search(tmp_path / "many", 8, keep_models=8))
+    few = search(
+        random_search(tmp_path / "few", 8, keep_models=8, max_checkpoint_bytes=100)
+    )
+    assert bytes_of("few") < bytes_of("many")
+    stored = vt.load_study(tmp_path / "few" / "lines")
+    # Three parameters of four bytes each, in half of the room: the best four.
+    assert len(stored.best_weights(8)) == 4
+    assert stored.best_trials(4) == vt.load_study(
+        tmp_path / "many" / "lines"
+    ).best_trials(4)
+    assert set(stored.contents.checkpoints[-1].models) == {
+        trial.number for trial in stored.best_trials(4)
+    }
+    assert many.trials == few.trials
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"max_checkpoint_bytes": 0}, {"checkpoint_seconds": -1.0}]
+)
+def test_limits_out_of_range_are_refused(tmp_path, wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        random_search(tmp_path, **wrong)
+
+
 def test_a_study_can_be_read_without_its_code(tmp_path):
     tuner = search(random_search(tmp_path))
     study = vt.load_study(tmp_path / "lines")

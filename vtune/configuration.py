@@ -79,6 +79,7 @@ class Common:
     project_name: str | None
     overwrite: bool
     checkpoint_seconds: float
+    max_checkpoint_bytes: int | None
 
 
 def configured(
@@ -120,6 +121,8 @@ def configured(
         raise ValueError(
             f"`checkpoint_seconds` is at least 0, got {common.checkpoint_seconds!r}."
         )
+    if common.max_checkpoint_bytes is not None:
+        check_integer("max_checkpoint_bytes", common.max_checkpoint_bytes, 1)
     given = common.seed is not None
     config = TunerConfig(objective, sampler, schedule, max_epochs, seed, given, common)
     _ = config.folder  # a name that cannot be is refused at once

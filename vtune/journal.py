@@ -1,6 +1,7 @@
 """What a study writes down of what it does, and when it writes checkpoints."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -37,6 +38,7 @@ class Journal:
         sequence: the last record's place in the order of all.
         checkpoints: those that were written before.
         seconds: how long what was trained may go without a checkpoint.
+        most_bytes: what the checkpoints may take on the disk; None: what they need.
         clock: tells the seconds.
     """
 
@@ -46,11 +48,13 @@ class Journal:
         sequence: int = 0,
         checkpoints: Sequence[CheckpointRecord] = (),
         seconds: float = 300.0,
+        most_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.sequence = sequence
         self._store = store
         self._seconds = seconds
+        self._most_bytes = most_bytes
         self._clock = clock
         self._pending = Batch()
         self._saved = clock()
@@ -168,7 +172,8 @@ class Journal:
 
         Args:
             lanes: the states of the trials that go on.
-            models: those of the best trials that do not.
+            models: those of the best trials that do not, the best first; those for
+                which there is no room are left out.
         """
         if self._store is None:
             return
@@ -176,9 +181,10 @@ class Journal:
         if any(record.sequence == self.sequence for record in self._complete):
             return
         name = f"step-{self.sequence:09d}"
-        kept = {number: name for number in models}
+        models = self._fitting(lanes, models)
         self._store.start_checkpoint(name, {**models, **lanes})
-        self._started = CheckpointRecord(name, self.sequence, 0, kept)
+        places = dict.fromkeys(models, name)
+        self._started = CheckpointRecord(name, self.sequence, 0, places)
         self._saved = self._clock()
 
     def close(self) -> None:
@@ -202,8 +208,33 @@ class Journal:
         if size is not None:
             record = dataclasses.replace(self._started, bytes=size)
             self._store.commit(Batch(checkpoints=(record,)))
-            self._complete = self._store.keep([*self._complete, record])
             self._started = None
+            known = [*self._complete, record]
+            self._complete = self._newest(known)
+            kept = {record.name for record in self._complete}
+            self._store.drop({record.name for record in known} - kept, kept)
+
+    def _fitting(self, lanes: States, models: States) -> States:
+        """The models that fit beside the lanes, so that two checkpoints have room."""
+        if self._most_bytes is None:
+            return models
+        left = self._most_bytes // 2 - sum(map(_bytes, lanes.values()))
+        kept: dict[int, tuple[np.ndarray, ...]] = {}
+        for number, leaves in models.items():
+            left -= _bytes(leaves)
+            if left < 0:
+                break
+            kept[number] = leaves
+        return kept
+
+    def _newest(self, records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
+        """The last checkpoint, and the one before if there is room.
+
+        Should the last one turn out to be damaged, the study goes back to the other.
+        """
+        *before, last = sorted(records, key=lambda record: record.sequence)
+        room = math.inf if self._most_bytes is None else self._most_bytes - last.bytes
+        return [*(r for r in before[-1:] if r.bytes <= room), last]
 
     def _next(self) -> int:
         self.sequence += 1
@@ -216,3 +247,7 @@ class Journal:
                 for name, new in records.items()
             }
             self._pending = dataclasses.replace(self._pending, **together)
+
+
+def _bytes(leaves: tuple[np.ndarray, ...]) -> int:
+    return sum(leaf.nbytes for leaf in leaves)

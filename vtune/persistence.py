@@ -57,8 +57,9 @@ class Opened:
 
     @property
     def checkpoints(self) -> tuple[CheckpointRecord, ...]:
-        """All that were written down."""
-        return () if self.contents is None else self.contents.checkpoints
+        """The last one that can be read, and those before it."""
+        found = () if self.contents is None else self.contents.checkpoints
+        return tuple(record for record in found if record.sequence <= self.sequence)
 
 
 def study_record(
@@ -126,6 +127,9 @@ def opened(
             store.rewind(sequence)
         store.extend(record)
         done = f"{len(contents.trials)} trials, {len(contents.epochs)} epochs"
+        damaged = [c.name for c in contents.checkpoints if c.sequence > sequence]
+        if damaged:
+            notes += (f"cannot be read, and is trained again: {', '.join(damaged)}",)
         notes = (f"going on with {folder.path}: {done}", *notes)
         return Opened(store, contents, past, notes)
     except BaseException:

@@ -104,6 +104,7 @@ def _stored(
             found.sequence,
             found.checkpoints,
             config.common.checkpoint_seconds,
+            config.common.max_checkpoint_bytes,
         )
         journal.event("opened", "; ".join(notes))
         study = Study(settings, build, loop, *data, journal)

@@ -1,8 +1,9 @@
 """A study in its directory, read without the code that made it."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
 from vtune.storage.folder import StudyFolder, state
 from vtune.storage.records import Contents
+from vtune.storage.store import refuse_links
 from vtune.trial import Objective, Trial, rank
 
 
@@ -67,10 +69,11 @@ class StoredStudy:
             kept = [t for t in self.best_trials(len(self.trials))]
             wanted = [t.number for t in kept if t.number in checkpoint.models]
             states = Checkpoints(folder).load(checkpoint.name, wanted[:num_models])
-            return [
-                dict(zip(self._leaves(number), states[number], strict=True))
-                for number in wanted[:num_models]
-            ]
+            with _consistent(self.path):
+                return [
+                    dict(zip(self._leaves(number), states[number], strict=True))
+                    for number in wanted[:num_models]
+                ]
         return []
 
     def _leaves(self, number: int) -> list[str]:
@@ -78,9 +81,20 @@ class StoredStudy:
             if decision.kind == "start" and number in decision.trials:
                 kind = decision.content["kinds"][decision.trials.index(number)]
                 return decision.content["leaves"][kind]
+        raise LookupError(f"nothing says what the arrays of trial {number} are")
+
+
+@contextlib.contextmanager
+def _consistent(path: Path) -> Iterator[None]:
+    """Turns what comes of records that contradict each other into a StorageError."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError) as error:
         raise StorageError(
-            f"The study in {self.path} does not say what trial {number} is."
-        )
+            f"The records of the study in {path} contradict each other, so that it "
+            f"cannot be read ({type(error).__name__}: {error}). Put a copy of it in "
+            "its place."
+        ) from error
 
 
 def load_study(path: str | os.PathLike[str]) -> StoredStudy:
@@ -124,13 +138,16 @@ def load_study(path: str | os.PathLike[str]) -> StoredStudy:
     folder = StudyFolder(Path(path).expanduser().absolute())
     if state(folder) != "study":
         raise StorageError(f"There is no study in {folder.path}.")
+    refuse_links(folder)
     with Database.open(folder.database, writable=False) as database:
         contents = database.contents()
-    objective = Objective(*contents.study.settings["objective"])
+    with _consistent(folder.path):
+        objective = Objective(*contents.study.settings["objective"])
+        trials = tuple(recalled(contents, objective))
     return StoredStudy(
         folder.path,
         objective,
-        tuple(recalled(contents, objective)),
+        trials,
         contents.study.settings,
         contents.study.fingerprint,
         tuple((event.time, event.text) for event in contents.events),

@@ -274,8 +274,8 @@ class Study:
         best = rank([*known, *fresh], self.config.objective)[: self.config.keep_models]
         wanted = [t.number for t in best if t.number not in self.models]
         self.models.update(self._trainer.states(wanted))
-        kept = {trial.number for trial in best}
-        self.models = {n: state for n, state in self.models.items() if n in kept}
+        places = [t.number for t in best if t.number in self.models]
+        self.models = {number: self.models[number] for number in places}
 
     # ------------------------------------------------------------------ side by side
 

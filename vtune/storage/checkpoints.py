@@ -147,24 +147,22 @@ class Checkpoints:
             return {n: tuple(_array(x, blocks) for x in s) for n, s in states.items()}
 
     def names(self) -> tuple[str, ...]:
-        """The names of the complete checkpoints, sorted.
-
-        Raises:
-            StorageError: if the folder cannot be read.
-        """
+        """The names of the complete checkpoints, sorted."""
         with explained(f"Looking for checkpoints in {self._folder}"):
             return retention.names(self._folder)
 
     def delete(self, name: str) -> None:
-        """Deletes a checkpoint; after a crash it is complete, or not there.
+        """Deletes a checkpoint; after a crash it is as before, or not there.
 
         Args:
-            name: a complete checkpoint.
+            name: a checkpoint, also one that has lost its index.
 
         Raises:
             StorageError: if there is none, or if it cannot be deleted.
         """
-        path = self._find(name)
+        retention.check_name(name)
+        is_there = (self._folder / name).is_dir()
+        path = self._folder / name if is_there else self._find(name)
         with explained(f"Deleting the checkpoint {path}"):
             retention.remove(path, self._before)
 

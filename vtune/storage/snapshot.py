@@ -22,6 +22,9 @@ from vtune.storage.files import (
 from vtune.storage.records import StudyRecord
 
 
+_PROBE = "vtune-probe-"
+
+
 def supports_locking(folder: Path) -> bool:
     """Tries whether a database can be written in a folder.
 
@@ -34,8 +37,10 @@ def supports_locking(folder: Path) -> bool:
     Raises:
         StorageError: if no file can be written there at all.
     """
+    for left in folder.glob(f"{_PROBE}*"):
+        shutil.rmtree(left, ignore_errors=True)  # a process was killed meanwhile
     with explained(folder, "used"):
-        probe = Path(tempfile.mkdtemp(prefix="vtune-probe-", dir=folder))
+        probe = Path(tempfile.mkdtemp(prefix=_PROBE, dir=folder))
     try:
         return _locks(probe / "probe.sqlite")
     except sqlite3.Error:
@@ -141,9 +146,17 @@ class LocalCopy:
             The copy.
 
         Raises:
-            StorageError: if the file is no study's database, or damaged.
+            StorageError: if the file is no study's database, or damaged, or if it was
+                written where it lies and has a log of what was committed last.
         """
         check_file(published)
+        log = published.with_name(f"{published.name}-wal")
+        if log.exists() and log.stat().st_size:
+            raise StorageError(
+                f"{published} was written by a system on which its disk can lock, and "
+                f"{log.name} holds what was committed last. Go on there, or copy the "
+                "study to a local disk."
+            )
         with _new_folder() as folder:
             with explained(published, "copied"):
                 before("copy")

@@ -1,23 +1,19 @@
 """A study's directory in the hands of its one writer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 import numpy as np
 
 from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
-from vtune.storage.folder import StudyFolder, create, erase, state
+from vtune.storage.folder import StudyFolder, create, erase, leads_out, state
 from vtune.storage.lease import Lease
 from vtune.storage.records import Batch, CheckpointRecord, Contents, StudyRecord
 from vtune.storage.snapshot import LocalCopy, supports_locking
 
 
 States = Mapping[int, tuple[np.ndarray, ...]]
-
-# Complete checkpoints that are kept: should the last one turn out to be damaged, the
-# study goes back to the one before.
-_KEPT = 2
 
 
 class Store:
@@ -74,6 +70,7 @@ class Store:
                 lease.release()
                 create(folder)
                 lease = Lease.acquire(folder.lease)
+            refuse_links(folder)
             is_new = not folder.database.exists()
             database, copy = _database(folder, study, is_new)
             return cls(folder, lease, database, copy, is_new)
@@ -138,7 +135,7 @@ class Store:
             states: the leaves of each trial's state; not to be changed any more.
         """
         self._lease.check()
-        if name in self._checkpoints.names():
+        if (self.folder.checkpoints / name).is_dir():
             self._checkpoints.delete(name)
         self._checkpoints.start(name, states)
 
@@ -156,22 +153,17 @@ class Store:
         written = self._checkpoints.finish()
         return None if written is None else written.bytes
 
-    def keep(self, records: Sequence[CheckpointRecord]) -> list[CheckpointRecord]:
-        """Removes all but the newest checkpoints.
+    def drop(self, names: Collection[str], kept: Collection[str]) -> None:
+        """Removes checkpoints.
 
         Args:
-            records: those that were written down.
-
-        Returns:
-            Those that are left.
+            names: those that are removed; what was left half-written is, too.
+            kept: those that stay.
         """
-        kept = sorted(records, key=lambda record: record.sequence)[-_KEPT:]
-        dropped = [record.name for record in records if record not in kept]
-        self._database.drop_checkpoints(dropped)
+        self._database.drop_checkpoints(names)
         # Not before the published file names none of them any more.
         self._publish()
-        self._checkpoints.clean([record.name for record in kept])
-        return kept
+        self._checkpoints.clean(kept)
 
     def newest(self, contents: Contents) -> tuple[CheckpointRecord, States] | None:
         """The last checkpoint that can be read, with the states that it holds.
@@ -202,6 +194,23 @@ class Store:
         if self._copy is not None:
             self._lease.check()
             self._copy.publish()
+
+
+def refuse_links(folder: StudyFolder) -> None:
+    """Refuses a study whose parts lie elsewhere.
+
+    Args:
+        folder: the study's directory.
+
+    Raises:
+        StorageError: if its database or its checkpoints are a link that leads out.
+    """
+    for part in (folder.database, folder.checkpoints):
+        if leads_out(folder.path, part):
+            raise StorageError(
+                f"{part} is a link that leads out of the study's directory. Put what "
+                "it leads to in its place."
+            )
 
 
 def _database(

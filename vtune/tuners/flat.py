@@ -25,6 +25,7 @@ def RandomSearch(
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
+    max_checkpoint_bytes: int | None = None,
 ) -> Tuner:
     """A tuner that draws each trial at random and trains it to the end.
 
@@ -34,7 +35,7 @@ def RandomSearch(
         max_trials: how many trials.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
         seed, lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -58,6 +59,7 @@ def RandomSearch(
             project_name,
             overwrite,
             checkpoint_seconds,
+            max_checkpoint_bytes,
         ),
     )
     return Tuner(hypermodel, config)
@@ -77,6 +79,7 @@ def GridSearch(
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
+    max_checkpoint_bytes: int | None = None,
 ) -> Tuner:
     """A tuner that trains every combination of values.
 
@@ -90,7 +93,7 @@ def GridSearch(
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
         seed: decides initial weights and the order of the data.
         lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -115,6 +118,7 @@ def GridSearch(
             project_name,
             overwrite,
             checkpoint_seconds,
+            max_checkpoint_bytes,
         ),
     )
     return Tuner(hypermodel, config)

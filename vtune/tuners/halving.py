@@ -34,6 +34,7 @@ def Hyperband(
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
+    max_checkpoint_bytes: int | None = None,
 ) -> Tuner:
     """A tuner that starts many trials, and lets only the better part of them go on.
 
@@ -66,6 +67,8 @@ def Hyperband(
         overwrite: whether a study that is stored there is erased first.
         checkpoint_seconds: how long training may go without a checkpoint; one is
             written at the ends of rungs as well.
+        max_checkpoint_bytes: what checkpoints may take on the disk; weights of the best
+            trials are left out where there is no room for them, the worst first.
 
     Returns:
         The tuner.
@@ -119,6 +122,7 @@ def Hyperband(
             project_name,
             overwrite,
             checkpoint_seconds,
+            max_checkpoint_bytes,
         ),
     )
     return Tuner(hypermodel, config)
@@ -140,6 +144,7 @@ def SuccessiveHalving(
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
+    max_checkpoint_bytes: int | None = None,
 ) -> Tuner:
     """A tuner with a single bracket: all trials start with the smallest budget.
 
@@ -151,7 +156,7 @@ def SuccessiveHalving(
         factor: one in `factor` trials goes on at the end of a rung, from 2.
         min_epochs: the epochs of the shortest rung.
         seed, lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -176,6 +181,7 @@ def SuccessiveHalving(
             project_name,
             overwrite,
             checkpoint_seconds,
+            max_checkpoint_bytes,
         ),
     )
     return Tuner(hypermodel, config)
