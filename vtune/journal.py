@@ -26,6 +26,10 @@ from vtune.trial import Trial
 
 States = Mapping[int, tuple[np.ndarray, ...]]
 
+# After a checkpoint rungs end without another one for this many times as long as it took:
+# short rungs are not to wait for the disk.
+_REST = 20
+
 
 class Journal:
     """Collects records and writes those of a step at once; writes checkpoints.
@@ -58,6 +62,7 @@ class Journal:
         self._clock = clock
         self._pending = Batch()
         self._saved = clock()
+        self._took = 0.0
         self._started: CheckpointRecord | None = None
         self._complete = list(checkpoints)
 
@@ -165,7 +170,8 @@ class Journal:
         """
         if self._store is None or self._started is not None:
             return False
-        return rung_ended or self._clock() - self._saved >= self._seconds
+        passed = self._clock() - self._saved
+        return passed >= self._seconds or (rung_ended and passed >= _REST * self._took)
 
     def checkpoint(self, lanes: States, models: States) -> None:
         """Begins to write a checkpoint of all that was written down so far.
@@ -209,6 +215,7 @@ class Journal:
             record = dataclasses.replace(self._started, bytes=size)
             self._store.commit(Batch(checkpoints=(record,)))
             self._started = None
+            self._took = self._clock() - self._saved
             known = [*self._complete, record]
             self._complete = self._newest(known)
             kept = {record.name for record in self._complete}

@@ -57,6 +57,16 @@ def test_the_benchmark_of_lanes_compares_both_sides(tmp_path):
 
 
 @pytest.mark.ci
+def test_the_benchmark_of_storage_opens_what_it_stored(tmp_path):
+    done = run("benchmarks/storage.py", "--smoke", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["trials"] == 20
+    assert 0 < found["committing_seconds"] < found["seconds_stored"]
+    assert found["bytes_on_disk"] > 0 and found["opening_seconds"] > 0
+
+
+@pytest.mark.ci
 def test_the_benchmark_of_the_tutorial_says_where_the_time_goes(tmp_path):
     flags = ("--smoke", "--dataset", "digits", "--tuner", "vtune")
     done = run("benchmarks/tutorial.py", *flags, folder=tmp_path)

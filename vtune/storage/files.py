@@ -68,12 +68,17 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if str(error).startswith("Could not decode"):
+            code = sqlite3.SQLITE_CORRUPT
         reason = _REASONS.get(code, "SQLite refuses")
         raise StorageError(
             f"{path} cannot be {doing}: {reason} (SQLite: {error})."
         ) from error
     except StorageError as error:
         raise StorageError(f"{path} cannot be {doing}: {error}") from error.__cause__
+    except UnicodeDecodeError as error:
+        reason = f"{_REASONS[sqlite3.SQLITE_CORRUPT]} ({error})"
+        raise StorageError(f"{path} cannot be {doing}: {reason}.") from error
     except (OSError, UnicodeError, OverflowError) as error:
         full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         reason = f"{_REASONS[sqlite3.SQLITE_FULL]} ({error})" if full else str(error)

@@ -117,7 +117,8 @@ def decode_parameters(text: str) -> tuple[Parameter, ...]:
 
 def _refused(text: str, reason: str) -> StorageError:
     return StorageError(
-        f"A stored value cannot be read: {reason}. It is {text[:60]!r}."
+        f"A stored value cannot be read: {reason}. It is {text[:60]!r}. Put back a "
+        "copy of the study, or start anew in another directory."
     )
 
 
