@@ -26,8 +26,8 @@ from vtune.trial import Trial
 
 States = Mapping[int, tuple[np.ndarray, ...]]
 
-# After a checkpoint rungs end without another one for this many times as long as it took:
-# short rungs are not to wait for the disk.
+# So many times as long as a checkpoint took, rungs end without another one: short rungs
+# are not to wait for the disk.
 _REST = 20
 
 
