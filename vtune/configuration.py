@@ -1,6 +1,7 @@
 """What tuners and studies are made with, checked."""
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -75,7 +76,7 @@ class Common:
     lanes: Lanes
     fuse_widths: FuseWidths
     keep_models: int
-    directory: str | None
+    directory: str | os.PathLike[str] | None
     project_name: str | None
     overwrite: bool
     checkpoint_seconds: float

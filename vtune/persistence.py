@@ -127,14 +127,25 @@ def opened(
             store.rewind(sequence)
         store.extend(record)
         done = f"{len(contents.trials)} trials, {len(contents.epochs)} epochs"
-        damaged = [c.name for c in contents.checkpoints if c.sequence > sequence]
-        if damaged:
-            notes += (f"cannot be read, and is trained again: {', '.join(damaged)}",)
         notes = (f"going on with {folder.path}: {done}", *notes)
+        notes += _without_damaged(store, contents, sequence)
         return Opened(store, contents, past, notes)
     except BaseException:
         store.close()
         raise
+
+
+def _without_damaged(
+    store: Store, contents: Contents, sequence: int
+) -> tuple[str, ...]:
+    """Removes all checkpoints but the last that can be read, and those before it."""
+    readable = [c.name for c in contents.checkpoints if c.sequence <= sequence]
+    damaged = [c.name for c in contents.checkpoints if c.sequence > sequence]
+    # A process that was killed may have left others, which nobody knows.
+    store.drop(damaged, readable)
+    if not damaged:
+        return ()
+    return (f"cannot be read, and is trained again: {', '.join(damaged)}",)
 
 
 def _compare(folder: StudyFolder, stored: StudyRecord, now: StudyRecord) -> None:

@@ -134,10 +134,19 @@ def recalled(
 
     Returns:
         The trials, by number.
+
+    Raises:
+        StorageError: if the records contradict each other.
     """
     trials: list[Trial] = []
-    for record in _in_order(contents, sequence):
-        _apply(record, trials, objective)
+    try:
+        for record in _in_order(contents, sequence):
+            _apply(record, trials, objective)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise StorageError(
+            "The study's records contradict each other, so its database is damaged: "
+            f"{error!r}. Begin anew with `overwrite=True` or another `project_name`."
+        ) from error
     return trials
 
 

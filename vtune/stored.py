@@ -66,8 +66,8 @@ class StoredStudy:
         newest = self.contents.checkpoints[-1:]
         for checkpoint in newest:
             folder = StudyFolder(self.path).checkpoints
-            kept = [t for t in self.best_trials(len(self.trials))]
-            wanted = [t.number for t in kept if t.number in checkpoint.models]
+            ranked = self.best_trials(len(self.trials))
+            wanted = [t.number for t in ranked if t.number in checkpoint.models]
             states = Checkpoints(folder).load(checkpoint.name, wanted[:num_models])
             with _consistent(self.path):
                 return [

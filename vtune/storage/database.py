@@ -26,7 +26,6 @@ from vtune.storage.rows import (
     EVENTS,
     STUDY,
     TRIALS,
-    Table,
 )
 from vtune.storage.schema import (
     check_schema,
@@ -151,7 +150,7 @@ class Database:
                 insert(self._connection, table, rows[table])
 
     def rewind(self, sequence: int) -> None:
-        """Takes back the decisions and checkpoints after a record; the rest stays.
+        """Takes back the decisions after a record; trials and epochs stay.
 
         Args:
             sequence: the record.
@@ -160,10 +159,10 @@ class Database:
             StorageError: if it cannot be written.
         """
         with self._transaction("rewound"):
-            self._delete_after(sequence, DECISIONS, CHECKPOINTS)
+            self._execute("DELETE FROM decisions WHERE sequence > ?", (sequence,))
 
     def forget(self, sequence: int) -> None:
-        """Takes back all records with a sequence after a record.
+        """Takes back the decisions, epochs and trials after a record.
 
         Args:
             sequence: the record.
@@ -172,7 +171,10 @@ class Database:
             StorageError: if it cannot be written.
         """
         with self._transaction("rewound"):
-            self._delete_after(sequence, DECISIONS, CHECKPOINTS, EPOCHS, TRIALS)
+            for table in (DECISIONS, EPOCHS, TRIALS):
+                self._execute(
+                    f"DELETE FROM {table.name} WHERE sequence > ?", (sequence,)
+                )
 
     def extend(self, study: StudyRecord) -> None:
         """Replaces what the study was started with.
@@ -271,10 +273,6 @@ class Database:
             if self._connection.in_transaction:
                 self._before("rollback")
                 self._connection.execute("ROLLBACK")
-
-    def _delete_after(self, sequence: int, *tables: Table) -> None:
-        for table in tables:
-            self._execute(f"DELETE FROM {table.name} WHERE sequence > ?", (sequence,))
 
     def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         self._before("statement")

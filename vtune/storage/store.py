@@ -160,6 +160,7 @@ class Store:
             names: those that are removed; what was left half-written is, too.
             kept: those that stay.
         """
+        self._lease.check()
         self._database.drop_checkpoints(names)
         # Not before the published file names none of them any more.
         self._publish()

@@ -55,8 +55,7 @@ class Trainer:
         validation: what is evaluated at the end of an epoch, or None.
         seed: the study's seed.
         lanes: `"vmap"`, `"map"` or `"auto"`.
-        fuse_widths: whether trials of different widths share a program: `"always"`,
-            `"never"` or `"auto"`.
+        fuse_widths: which widths share a program: `"always"`, `"never"` or `"auto"`.
         steps: the training steps that a trial is expected to take.
         report: is called with a text while something takes long.
     """
@@ -240,8 +239,10 @@ class Trainer:
         return results
 
     def states(self, trials: Sequence[int]) -> dict[int, HostState]:
-        """The leaves of arranged trials' states, random keys as their data, copied."""
-        return own_states(self._packs, trials, self._members, self.cohorts)
+        """The leaves of the states of trials, in a lane or yet to be put into one."""
+        placed = own_states(self._packs, trials, self._members, self.cohorts)
+        known = {n: self._members[n].state for n in trials if n in self._members}
+        return {n: state for n, state in known.items() if state is not None} | placed
 
     def _is_new(self, trial: int) -> bool:
         placed = any(trial in pack.trials for pack in self._packs)

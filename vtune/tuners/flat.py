@@ -1,5 +1,6 @@
 """Tuners that train every trial to the end."""
 
+import os
 from typing import Any
 
 from vtune.configuration import Common, check_integer, configured, named_objective
@@ -21,7 +22,7 @@ def RandomSearch(
     lanes: Lanes = "auto",
     fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
-    directory: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
@@ -75,7 +76,7 @@ def GridSearch(
     lanes: Lanes = "auto",
     fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
-    directory: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,

@@ -1,5 +1,6 @@
 """Tuners that start many trials and let the better part of them go on."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ def Hyperband(
     lanes: Lanes = "auto",
     fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
-    directory: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
@@ -140,7 +141,7 @@ def SuccessiveHalving(
     lanes: Lanes = "auto",
     fuse_widths: FuseWidths = "auto",
     keep_models: int = 5,
-    directory: str | None = None,
+    directory: str | os.PathLike[str] | None = None,
     project_name: str | None = None,
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
