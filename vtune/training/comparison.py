@@ -105,6 +105,8 @@ class Comparison:
             requests["wide init"] = init_request(widening, trace, batch)
         return requests
 
+    # What overflows or is not finite is a result to be compared, no error.
+    @np.errstate(all="ignore")
     def differences(
         self, compiled: Mapping[str, Program | Exception]
     ) -> tuple[Difference, ...]:
