@@ -299,6 +299,7 @@ def fail_once(alone, operations, k, tmp_path):
     assert_ends_like(alone, directory)
 
 
+@pytest.mark.ci
 def test_what_is_committed_stays_and_can_be_read_whenever_the_process_dies(
     alone, remains
 ):
@@ -374,6 +375,7 @@ def check_exit(alone, directory, k):
     assert_ends_like(alone, directory)
 
 
+@pytest.mark.ci
 def test_a_search_goes_on_from_the_end_of_its_process(alone, operations, tmp_path):
     check_exit(alone, tmp_path, int(0.55 * len(operations)))
 
@@ -681,6 +683,7 @@ def wait(directory):
     search(tuner(directory), callbacks=[Waits()])
 
 
+@pytest.mark.ci
 def test_a_study_has_one_writer_and_any_number_of_readers(alone, tmp_path):
     with child("wait", tmp_path) as process:
         assert process.stdout.readline() == "searching\n", process.stderr.read()
@@ -819,6 +822,7 @@ values = (
 )
 
 
+@pytest.mark.ci
 @settings(max_examples=8)
 @given(project=texts, name=texts, value=values)
 @example(project=NASTY[0], name=NASTY[1], value=NASTY[2])
@@ -884,6 +888,7 @@ def bits(trials):
     ]
 
 
+@pytest.mark.ci
 def test_numbers_that_are_none_are_kept_and_gone_on_with(tmp_path):
     whole = tmp_path / "whole"
     found = search(tuner(whole, build_odd))
@@ -945,6 +950,7 @@ def tuner_of(directory):
     return search(tuner(directory))
 
 
+@pytest.mark.ci
 def test_a_search_without_locks_goes_on_from_a_death(alone, drive):
     (drive / "whole").mkdir()
     drive_deaths(alone, drive, lambda count: [count // 3, count // 2, count - 4])

@@ -57,7 +57,8 @@ def search(tuner):
     return tuner
 
 
-@pytest.mark.parametrize("lanes", ["vmap", pytest.param("map", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("lanes", ["vmap", "map"])
 def test_64_trials_of_one_shape_are_one_program(lanes, compiles):
     def run(seed):
         return search(
