@@ -19,12 +19,10 @@ from vtune.storage.records import (
     EventRecord,
     TrialRecord,
 )
-from vtune.storage.store import Store
+from vtune.storage.store import States, Store
 from vtune.training.pack import EpochResult
 from vtune.trial import Trial
 
-
-States = Mapping[int, tuple[np.ndarray, ...]]
 
 # So many times as long as a checkpoint took, rungs end without another one: short rungs
 # are not to wait for the disk.
@@ -60,7 +58,7 @@ class Journal:
         self._seconds = seconds
         self._most_bytes = most_bytes
         self._clock = clock
-        self._pending = Batch()
+        self._pending: dict[str, list[Any]] = {}
         self._saved = clock()
         self._took = 0.0
         self._started: CheckpointRecord | None = None
@@ -90,7 +88,7 @@ class Journal:
             trial.budget,
             digest,
         )
-        self._add(trials=(record,))
+        self._add("trials", record)
 
     def epoch(self, trial: Trial, result: EpochResult) -> None:
         """Writes down that a trial was trained for an epoch.
@@ -107,7 +105,7 @@ class Journal:
             result.finite,
             result.program,
         )
-        self._add(epochs=(record,))
+        self._add("epochs", record)
 
     def decide(self, kind: DecisionKind, trials: tuple[int, ...], **content: Any):
         """Writes down a decision.
@@ -118,7 +116,7 @@ class Journal:
             **content: what was decided.
         """
         record = DecisionRecord(self._next(), kind, trials, content)
-        self._add(decisions=(record,))
+        self._add("decisions", record)
 
     def start(
         self, traces: Mapping[int, Trace], *, probed: bool, exhausted: bool
@@ -149,7 +147,7 @@ class Journal:
             kind: what kind of event it is.
             text: what happened, for a person.
         """
-        self._add(events=(EventRecord(time.time(), kind, text),))
+        self._add("events", EventRecord(time.time(), kind, text))
 
     def commit(self) -> None:
         """Writes what was collected, all or nothing.
@@ -158,9 +156,10 @@ class Journal:
             StorageError: if it cannot be written; what was written before is safe.
         """
         self._collect_checkpoint(wait=False)
-        if self._store is not None and self._pending != Batch():
-            self._store.commit(self._pending)
-        self._pending = Batch()
+        if self._store is not None and self._pending:
+            batch = {name: tuple(records) for name, records in self._pending.items()}
+            self._store.commit(Batch(**batch))
+        self._pending = {}
 
     def is_due(self, rung_ended: bool) -> bool:
         """Whether a checkpoint should be written now.
@@ -247,13 +246,9 @@ class Journal:
         self.sequence += 1
         return self.sequence
 
-    def _add(self, **records: tuple[Any, ...]) -> None:
+    def _add(self, kind: str, record: Any) -> None:
         if self._store is not None:
-            together = {
-                name: getattr(self._pending, name) + new
-                for name, new in records.items()
-            }
-            self._pending = dataclasses.replace(self._pending, **together)
+            self._pending.setdefault(kind, []).append(record)
 
 
 def _bytes(leaves: tuple[np.ndarray, ...]) -> int:

@@ -1,6 +1,7 @@
 """What a study did so far, done once more from what was written down of it."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -51,12 +52,12 @@ class Past:
     checkpoint: CheckpointRecord
     states: Mapping[int, tuple[np.ndarray, ...]]
 
-    @property
+    @functools.cached_property
     def records(self) -> Sequence[Record]:
         """All records until the checkpoint, in their order."""
         return _in_order(self.contents, self.checkpoint.sequence)
 
-    @property
+    @functools.cached_property
     def begun(self) -> int:
         """The number of trials that had begun."""
         return sum(isinstance(record, TrialRecord) for record in self.records)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vtune.storage.failure import StorageError
+from vtune.storage.flush import flush_file, flush_folder
 from vtune.storage.schema import APPLICATION_ID
 from vtune.storage.values import LONGEST_TEXT
 
@@ -211,14 +212,7 @@ def put_in_place(beside: Path, path: Path, before: Before) -> None:
         before: is told each operation on the disk before it.
     """
     before("flush")
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
+    flush_file(beside)
     before("replace")
     os.replace(beside, path)
-    # Some systems cannot open a folder, and some file systems cannot flush it.
-    with contextlib.suppress(OSError):
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+    flush_folder(path.parent)

@@ -14,6 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
 
 from vtune.storage.failure import StorageError
+from vtune.storage.flush import flush_folder
 
 
 FolderState = Literal["absent", "empty", "study", "foreign"]
@@ -119,8 +120,8 @@ def create(folder: StudyFolder) -> None:
     with explained(folder.path, "created"):
         folder.path.mkdir(parents=True, exist_ok=True)
         _write_whole(folder.marker, json.dumps({"format": _FORMAT}).encode())
-        _flush_folder(folder.path)
-        _flush_folder(folder.path.parent)
+        flush_folder(folder.path)
+        flush_folder(folder.path.parent)
 
 
 def erase(folder: StudyFolder) -> None:
@@ -276,17 +277,6 @@ def _write_whole(path: Path, content: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _flush_folder(path: Path) -> None:
-    # Windows opens no folder and some drives flush none. A marker that a power failure
-    # takes away was that of a study without content.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _erase_entries(path: Path, pattern: re.Pattern[str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vtune.storage.failure import StorageError
+from vtune.storage.flush import flush_file, flush_folder
 
 
 MOST_INDEX_BYTES = 2**28
@@ -102,11 +103,11 @@ def complete(path: Path, index: Index, before: Callable[[str], None]) -> None:
     folder = half_written(path)
     before("checkpoint finish")
     (folder / _INDEX).write_bytes(_encode(index))
-    _outlast(folder / _INDEX)
-    _outlast(folder)
+    flush_file(folder / _INDEX)
+    flush_folder(folder)
     before("rename")
     folder.rename(path)
-    _outlast(path.parent)
+    flush_folder(path.parent)
 
 
 def names(folder: Path) -> tuple[str, ...]:
@@ -257,14 +258,6 @@ def _folders(folder: Path) -> list[str]:
         return []
     with os.scandir(folder) as entries:
         return sorted(e.name for e in entries if e.is_dir(follow_symlinks=False))
-
-
-def _outlast(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _fail(error: OSError) -> None:

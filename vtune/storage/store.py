@@ -7,7 +7,7 @@ import numpy as np
 from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
-from vtune.storage.folder import StudyFolder, create, erase, leads_out, state
+from vtune.storage.folder import StudyFolder, create, erase, leads_out
 from vtune.storage.lease import Lease
 from vtune.storage.records import Batch, CheckpointRecord, Contents, StudyRecord
 from vtune.storage.snapshot import LocalCopy, supports_locking
@@ -56,11 +56,6 @@ class Store:
             StorageError: if the directory is another's, or another process writes
                 there, or it cannot be written.
         """
-        if state(folder) == "foreign":
-            raise StorageError(
-                f"{folder.path} holds files, but no study of vtune. Choose another "
-                "`directory` or `project_name`."
-            )
         create(folder)
         lease = Lease.acquire(folder.lease)
         try:
@@ -77,11 +72,6 @@ class Store:
         except BaseException:
             lease.release()
             raise
-
-    @property
-    def study(self) -> StudyRecord:
-        """What the study was started with."""
-        return self._database.study
 
     @property
     def contents(self) -> Contents:
