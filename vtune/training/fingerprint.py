@@ -28,21 +28,32 @@ def fingerprint() -> Mapping[str, str]:
     found["device"] = device.device_kind
     found["devices"] = str(jax.device_count())
     found["processor"] = _processor()
-    found["cores"] = str(_cores())
+    found["cores"] = str(cores())
     found["flags"] = os.environ.get("XLA_FLAGS", "")
     return found
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The processor's cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
+def instructions() -> str:
+    """The processor's instruction sets, as far as the system tells them."""
+    return _processor_property("flags", "Features") or platform.processor()
+
+
 def _processor() -> str:
+    return _processor_property("model name") or platform.machine()
+
+
+def _processor_property(*names: str) -> str:
+    """What Linux tells of the first core under one of some names; empty elsewhere."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            models = [line for line in lines if line.startswith("model name")]
+            found = [line for line in lines if line.startswith(names)]
     except OSError:
-        models = []
-    return models[0].partition(":")[2].strip() if models else platform.machine()
+        return ""
+    return found[0].partition(":")[2].strip() if found else ""

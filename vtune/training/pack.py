@@ -38,6 +38,11 @@ class Pack:
     sizes: Any
     keys: Any
 
+    @property
+    def entries(self) -> int:
+        """The entries of all states: what a step of it takes grows with them."""
+        return sum(leaf.size for leaf in self.state)
+
 
 def packed(
     cohort: int,

@@ -1,6 +1,7 @@
 """The device side of a search: which trial is in which lane, epoch after epoch."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,6 @@ from vtune.training.needs import needed
 from vtune.training.pack import (
     EpochData,
     EpochResult,
-    Outcome,
     Pack,
     collect,
     dispatch,
@@ -35,11 +35,7 @@ from vtune.training.plan import Arrangement, Layout, lay_out
 from vtune.training.requests import keys_request
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
-
-
-# Epochs that are on their way to the device at a time: enough that it never waits for
-# the host, few enough that Ctrl-C is answered soon.
-_AHEAD = 3
+from vtune.training.streams import side_by_side, streams
 
 
 class Trainer:
@@ -219,21 +215,30 @@ class Trainer:
             The result of each trial that was trained.
         """
         started = time.perf_counter()
-        wanted = frozenset(trials)
-        results: dict[int, EpochResult] = {}
-        pending: list[tuple[Pack, Outcome]] = []
-        for index, pack in enumerate(self._packs):
-            if wanted.isdisjoint(pack.trials):
-                continue
+        epochs = {trial: self._members[trial].epoch for trial in trials}
+
+        def turn(pack: Pack) -> tuple[Pack, dict[int, EpochResult]]:
             if stop():
-                break
-            epochs = {trial: self._members[trial].epoch for trial in wanted}
-            self._packs[index], outcome = dispatch(pack, epochs, self._data)
-            pending.append((pack, outcome))
-            if len(pending) > _AHEAD:
-                results |= self._collect(*pending.pop(0), wanted)
-        for pack, outcome in pending:
-            results |= self._collect(pack, outcome, wanted)
+                return pack, {}
+            after, outcome = dispatch(pack, epochs, self._data)
+            names = self.cohorts[pack.cohort].widening.envelope.metric_names
+            return after, collect(pack, outcome, frozenset(epochs), names)
+
+        turns = [
+            pack for pack in self._packs if not epochs.keys().isdisjoint(pack.trials)
+        ]
+        # What takes longest begins first, so that all threads end at about one time.
+        turns.sort(key=lambda pack: -pack.entries)
+        done = side_by_side(
+            [functools.partial(turn, pack) for pack in turns], streams(self._platform)
+        )
+        after = {id(pack): new for pack, (new, _) in zip(turns, done)}
+        self._packs = [after.get(id(pack), pack) for pack in self._packs]
+        results = {trial: r for _, found in done for trial, r in found.items()}
+        for trial, result in results.items():
+            epoch = epochs[trial] + (result.failure is None)
+            member = self._members[trial]
+            self._members[trial] = dataclasses.replace(member, epoch=epoch)
         seconds = time.perf_counter() - started
         self.statistics = self.statistics.plus(training_seconds=seconds)
         return results
@@ -281,18 +286,6 @@ class Trainer:
         widening = self.cohorts[cohort].widening
         entries = {trial: self._members[trial].in_lane(widening) for trial in members}
         return packed(cohort, program, arrangement, entries)
-
-    def _collect(
-        self, pack: Pack, outcome: Outcome, wanted: frozenset[int]
-    ) -> dict[int, EpochResult]:
-        envelope = self.cohorts[pack.cohort].widening.envelope
-        names = envelope.metric_names
-        results = collect(pack, outcome, wanted, names)
-        for trial, result in results.items():
-            member = self._members[trial]
-            epoch = member.epoch + (result.failure is None)
-            self._members[trial] = dataclasses.replace(member, epoch=epoch)
-        return results
 
     def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:
         programs, seconds = compile_all(requests, self._report)
