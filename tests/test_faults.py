@@ -25,6 +25,7 @@ import pytest
 from hypothesis import assume, example, given, settings, strategies as st
 
 import vtune as vt
+from tests.storage.sealing import seal
 from vtune.storage import database, files, snapshot, store
 from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
@@ -40,8 +41,8 @@ X = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
 WIDE = np.random.default_rng(0).normal(size=(32, 100_000)).astype(np.float32)
 
 
-# Small files that stay if a process dies before it can give them their name.
-SCRAPS = re.compile(r"vtune-study\.(json\.[0-9a-f]+\.part|lease\.[0-9a-f.]+)")
+# Small files that stay if a process dies while it takes the lease.
+SCRAPS = re.compile(r"vtune-study\.lease\.[0-9a-f.]+")
 
 
 class Mean:
@@ -294,8 +295,6 @@ def fail_once(alone, operations, k, tmp_path):
             search(found, callbacks=[reports])
     assert set(reports.told) <= set(alone["told"])
     assert_good_state(alone, directory, reports.told)
-    # A process that cannot give its lease back is to be ended.
-    left_by_the_dead(directory)
     assert_ends_like(alone, directory)
 
 
@@ -509,19 +508,39 @@ def test_a_damaged_database_is_refused_and_left_as_it_is(alone, complete, damage
     assert again == alone["ended"]
 
 
-def test_a_bit_that_turns_in_the_database_never_ends_in_another_error(complete):
-    file = complete / "study" / "study.sqlite"
-    whole, refused = file.read_bytes(), 0
-    choose = random.Random(2)
-    for _ in range(150):
+ADVICE = ("Put a copy of it", "Upgrade vtune", "look for the study's directory")
+
+
+def assert_every_bit_counts(study, bits, choose):
+    """Turns bits in a database: what is read is as before, or refused with advice."""
+    file = study / "study.sqlite"
+    whole, before = file.read_bytes(), repr(vt.load_study(study).contents)
+    refused = 0
+    for _ in range(bits):
+        place, bit = choose.randrange(len(whole)), choose.randrange(8)
         changed = bytearray(whole)
-        changed[choose.randrange(len(whole))] ^= 1 << choose.randrange(8)
-        file.write_bytes(changed)
-        try:
-            vt.load_study(file.parent)
-        except vt.StorageError:
-            refused += 1
-    assert refused > 10
+        changed[place] ^= 1 << bit
+        for writable in (False, True):
+            file.write_bytes(changed)
+            try:
+                with Database.open(file, writable=writable) as opened:
+                    assert repr(opened.contents()) == before, (place, bit)
+            except vt.StorageError as error:
+                refused += 1
+                assert str(file) in str(error)
+                assert any(advice in str(error) for advice in ADVICE), error
+            for beside in study.glob("study.sqlite-*"):
+                beside.unlink()
+    assert refused > bits / 4
+
+
+def test_no_bit_that_turns_in_the_database_goes_unnoticed(complete):
+    assert_every_bit_counts(complete / "study", 100, random.Random(2))
+
+
+@pytest.mark.ci
+def test_no_bit_of_many_that_turn_goes_unnoticed(complete):
+    assert_every_bit_counts(complete / "study", 600, random.Random(3))
 
 
 def newest(directory):
@@ -588,6 +607,7 @@ def test_what_is_trained_again_has_to_be_what_it_was(complete):
             "WHERE trial = 3 AND epoch = 2"
         )
         connection.commit()
+    seal(file)
     with pytest.raises(vt.StorageError, match="epoch 2 of trial 3: .* was 1"):
         search(tuner(complete))
 
@@ -792,11 +812,13 @@ FORGED = {
 
 @pytest.mark.parametrize("statement", FORGED.values(), ids=FORGED.keys())
 def test_a_database_that_contradicts_itself_is_no_other_error(complete, statement):
-    with contextlib.closing(
-        sqlite3.connect(complete / "study" / "study.sqlite")
-    ) as connection:
+    file = complete / "study" / "study.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.execute(statement)
         connection.commit()
+    with pytest.raises(vt.StorageError, match="damaged"):
+        vt.load_study(complete / "study")
+    seal(file)
     with contextlib.suppress(vt.StorageError):
         vt.load_study(complete / "study").best_weights(2)
 
@@ -960,6 +982,23 @@ def test_a_search_without_locks_goes_on_from_a_death(alone, drive):
 def test_a_search_without_locks_goes_on_from_every_death(alone, drive):
     (drive / "whole").mkdir()
     drive_deaths(alone, drive, range)
+
+
+def die_without_locks(directory, local, k):
+    """Searches where locks fail, and ends the process at an operation."""
+    tempfile.tempdir = local
+    with without_locks(Path(directory)):
+        die(directory, k)
+
+
+@pytest.mark.ci
+def test_what_a_process_left_on_the_local_disk_is_removed(alone, drive):
+    local = Path(tempfile.gettempdir())
+    with child("die_without_locks", drive, local, 60) as process:
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 9, errors
+    assert len(list(local.glob("vtune-*"))) == 1
+    assert_ends_like(alone, drive)
 
 
 def test_a_drive_may_be_full(alone, drive):

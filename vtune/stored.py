@@ -9,17 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from vtune.resumption import recalled
+from vtune.past import recalled
+from vtune.reporting import text
+from vtune.reporting.summary import ResultsSummary, print_summary, results_summary
 from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
 from vtune.storage.folder import StudyFolder, state
 from vtune.storage.records import Contents
 from vtune.storage.store import refuse_links
-from vtune.trial import Objective, Trial, rank
+from vtune.trial import Objective, Trial, TrialStatus, rank
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class StoredStudy:
     """What is stored of a study.
 
@@ -27,6 +29,7 @@ class StoredStudy:
         path: its directory.
         objective: the metric that ranks trials.
         trials: a record of every trial, by number.
+        planned: how many trials the whole search has; None where that is not known yet.
         settings: what the study was started with, by name.
         fingerprint: the versions, the device and the cores that it ran on.
         events: what happened at a time of day: seconds since 1970, and a text.
@@ -36,10 +39,33 @@ class StoredStudy:
     path: Path
     objective: Objective
     trials: tuple[Trial, ...]
+    planned: int | None
     settings: Mapping[str, Any]
     fingerprint: Mapping[str, str]
     events: tuple[tuple[float, str], ...]
-    contents: Contents = dataclasses.field(repr=False)
+    contents: Contents
+
+    def __repr__(self) -> str:
+        done = sum(trial.status is not TrialStatus.RUNNING for trial in self.trials)
+        of_all = "" if self.planned is None else f" of {self.planned}"
+        place = f"{self.path.name!r} in {str(self.path.parent)!r}"
+        name = text.shorten(self.objective.name, 60)
+        best = "".join(
+            f", best {name} {text.score(trial.score)} (trial {trial.number})"
+            for trial in self.best_trials()
+        )
+        return f"<StoredStudy {place}: {done}{of_all} trials done{best}>"
+
+    def results_summary(self, num_trials: int = 10) -> ResultsSummary:
+        """Prints the best trials, and returns them.
+
+        Args:
+            num_trials: how many.
+
+        Returns:
+            The summary that was printed.
+        """
+        return print_summary(results_summary(self.trials, self.objective, num_trials))
 
     def best_trials(self, num_trials: int = 1) -> list[Trial]:
         """The best trials, from best to worst.
@@ -136,20 +162,48 @@ def load_study(path: str | os.PathLike[str]) -> StoredStudy:
         ```
     """
     folder = StudyFolder(Path(path).expanduser().absolute())
-    if state(folder) != "study":
+    study = find_study(folder)
+    if study is None:
         raise StorageError(f"There is no study in {folder.path}.")
+    return study
+
+
+def find_study(folder: StudyFolder) -> StoredStudy | None:
+    """Reads the study in a folder, if there is one.
+
+    Args:
+        folder: the folder, which need not exist.
+
+    Returns:
+        The study as it is now, or None.
+
+    Raises:
+        StorageError: if there is one that cannot be read.
+    """
+    if state(folder) != "study" or not folder.database.exists():
+        return None
     refuse_links(folder)
     with Database.open(folder.database, writable=False) as database:
         contents = database.contents()
     with _consistent(folder.path):
         objective = Objective(*contents.study.settings["objective"])
         trials = tuple(recalled(contents, objective))
+        planned = _planned(contents)
     return StoredStudy(
         folder.path,
         objective,
         trials,
+        planned,
         contents.study.settings,
         contents.study.fingerprint,
         tuple((event.time, event.text) for event in contents.events),
         contents,
     )
+
+
+def _planned(contents: Contents) -> int | None:
+    starts = [d.content for d in contents.decisions if d.kind == "start"]
+    if any(start["exhausted"] for start in starts):
+        return len(contents.trials)
+    first_rungs = [bracket[0][0] for bracket in contents.study.settings["rungs"]]
+    return None if None in first_rungs else sum(first_rungs)

@@ -1,10 +1,13 @@
 """Checkpoints: bit for bit, whole or not at all, and nothing from a damaged one."""
 
 import errno
+import gc
 import json
+import logging
 import os
 import pickle
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,7 +23,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from vtune.storage import checkpoints as module, retention
+from vtune.storage import blocks, checkpoints as module, retention
 from vtune.storage.checkpoints import Checkpoints, Written
 from vtune.storage.failure import StorageError
 
@@ -450,6 +453,30 @@ def test_when_a_file_cannot_grow_the_checkpoint_before_stays(tmp_path):
     assert output.startswith(f"Writing the checkpoint {tmp_path}/large failed: ")
     assert "File too large" in output and "If the disk is full" in output
     assert output.splitlines()[-1] == "('a',)"
+    assert errors == "", "Orbax's own account of it"
+
+
+@pytest.fixture
+def cut_off():
+    """No file of this process may be larger than a block of bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_the_log_is_as_before_when_a_checkpoint_fails(tmp_path, cut_off, caplog):
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    filters = [list(logger.filters) for logger in loggers]
+    with pytest.raises(StorageError, match="File too large"):
+        write(tmp_path, states={0: LARGE[0][:1]})
+    gc.collect()
+    assert [record.name for record in caplog.records] == []
+    assert [list(logger.filters) for logger in loggers] == filters
+    with blocks._without_orbax():
+        for logger in loggers:
+            logger.error("mine")
+    assert [record.getMessage() for record in caplog.records] == ["mine", "mine"]
 
 
 # -------------------------------------------------------------- elsewhere, and strictly

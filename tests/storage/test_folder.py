@@ -21,9 +21,10 @@ from vtune.storage.folder import (
     explained,
     leads_out,
     locate,
-    read_object,
     state,
+    tidy,
 )
+from vtune.storage.json_file import read_object
 
 
 BAD_NAMES = [
@@ -335,6 +336,37 @@ def test_any_bytes_are_an_object_or_an_error_that_is_expected(content):
 
 
 # ------------------------------------------------------------------------- create
+
+
+def test_only_unfinished_markers_are_tidied_up(study):
+    part = f"{study.marker.name}.{'0' * 16}.part"
+    mine = [f"{part}.txt", f"my {part}", f"{study.marker.name}.mine.part", "a.part"]
+    for name in (part, *mine):
+        (study.path / name).write_text("{")
+    (study.path / part.replace("0", "1")).mkdir()
+    before = tree(study.path)
+    tidy(study)
+    assert before - tree(study.path) == {part}
+    (study.path / part).symlink_to(study.path / mine[0])
+    tidy(study)
+    assert before - tree(study.path) == {part}
+
+
+def test_to_tidy_up_while_another_process_creates_the_same_does_no_harm(
+    tmp_path, monkeypatch
+):
+    folder, replace = locate(tmp_path, "mnist"), os.replace
+
+    def come_late(part: Path, path: Path) -> None:
+        monkeypatch.setattr(os, "replace", replace)
+        create(folder)
+        tidy(folder)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "replace", come_late)
+    create(folder)
+    assert state(folder) == "study"
+    assert os.listdir(folder.path) == [folder.marker.name]
 
 
 def test_to_create_twice_changes_nothing(study):

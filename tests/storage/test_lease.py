@@ -17,9 +17,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from vtune.storage import lease as module
+from vtune.storage import lease as module, process as processes
 from vtune.storage.failure import StorageError
-from vtune.storage.lease import STALE_SECONDS, Holder, Lease, is_alive
+from vtune.storage.lease import STALE_SECONDS, Holder, Lease
+from vtune.storage.process import is_alive
 
 
 ROOT = Path(__file__).parent.parent.parent
@@ -38,20 +39,27 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "vtune-study.lease"
 
 
-@pytest.fixture
-def read_only() -> Iterator[Path]:
-    """A folder that this process may read and not write, also if it is root's."""
-    folder = Path(tempfile.mkdtemp())
+@contextlib.contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """Lets this process read a folder and not write there, also if it is root's."""
     folder.chmod(0o555)
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
     try:
-        yield folder
+        yield
     finally:
         os.seteuid(user)
         folder.chmod(0o755)
-        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that every user may read."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
 
 
 def leave(path: Path, holder: Holder) -> None:
@@ -258,7 +266,7 @@ def test_the_clocks_of_the_computers_do_not_matter(path):
 
 
 def test_a_process_that_lives_is_told_from_one_that_does_not():
-    started = module._process(os.getpid())[1]
+    started = processes._process(os.getpid())[1]
     assert not is_alive(NO_PROCESS, None)
     if started is not None:
         assert is_alive(os.getpid(), started) is True
@@ -266,7 +274,7 @@ def test_a_process_that_lives_is_told_from_one_that_does_not():
     assert is_alive(os.getpid(), None) is None
     ended = subprocess.Popen([sys.executable, "-c", ""])
     os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert is_alive(ended.pid, module._process(ended.pid)[1]) is False
+    assert is_alive(ended.pid, processes._process(ended.pid)[1]) is False
     ended.wait()
     assert is_alive(ended.pid, 1) is False
 
@@ -276,8 +284,8 @@ def test_a_process_may_have_any_name(tmp_path):
     shutil.copy(shutil.which("sleep") or "", name)
     with subprocess.Popen([name, "60"]) as running:
         try:
-            wait_until(lambda: module._process(running.pid)[0] == "S")
-            started = module._process(running.pid)[1]
+            wait_until(lambda: processes._process(running.pid)[0] == "S")
+            started = processes._process(running.pid)[1]
             assert is_alive(running.pid, started) is True
         finally:
             running.kill()
@@ -321,7 +329,7 @@ def test_claims_of_processes_that_were_killed_do_not_block(path):
 
 def test_a_claim_of_a_process_that_lives_is_respected(path):
     leave(path, DEAD)
-    started = module._process(os.getpid())[1]
+    started = processes._process(os.getpid())[1]
     alive = dataclasses.replace(DEAD, pid=os.getpid(), started=started)
     leave(path.with_name(f"{path.name}.{TOKEN}"), alive)
     with pytest.raises(StorageError, match=f"process {os.getpid()}"):
@@ -431,10 +439,43 @@ def test_a_pipe_in_place_of_our_lease_is_noticed(path):
                 act()
 
 
-def test_a_folder_that_is_read_only_or_missing_is_told_of(read_only):
-    for folder in (read_only, read_only / "missing"):
-        with pytest.raises(StorageError, match="cannot be taken"):
+def test_a_folder_that_is_read_only_or_missing_is_told_of(public):
+    for folder in (public, public / "missing"):
+        with unwritable(public), pytest.raises(StorageError, match="cannot be taken"):
             Lease.acquire(folder / "lease")
+
+
+TRIES = """
+import sys
+from pathlib import Path
+from vtune.storage.failure import StorageError
+from vtune.storage.lease import Lease
+
+try:
+    Lease.acquire(Path(sys.argv[1])).release()
+    sys.stdout.write("taken")
+except StorageError as error:
+    sys.stdout.write(str(error))
+"""
+
+
+def test_what_cannot_be_removed_is_free_for_the_process_that_gave_it_back(public):
+    path = public / "lease"
+    lease = Lease.acquire(path)
+    with unwritable(public), pytest.raises(StorageError, match="cannot be released"):
+        lease.release()
+    assert content(path).pid == os.getpid()
+    assert "in use since" in output(TRIES, path)
+    with unwritable(public), pytest.raises(StorageError, match="cannot be taken"):
+        Lease.acquire(path)
+    with Lease.acquire(path) as again:
+        with pytest.raises(StorageError, match="another process took over"):
+            lease.check()
+        with pytest.raises(StorageError, match=f"by process {os.getpid()}"):
+            Lease.acquire(path)
+        again.check()
+    assert output(TRIES, path) == "taken"
+    assert os.listdir(public) == []
 
 
 def test_a_full_disk_leaves_no_empty_lease(path, monkeypatch):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from tests.storage.sealing import seal
 from vtune.storage import files, schema, tables
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
@@ -207,6 +208,7 @@ CHANGED = {
     ),
     "no study": ("DELETE FROM study", "holds 0 studies"),
     "two studies": ("INSERT INTO study SELECT * FROM study", "holds 2 studies"),
+    "no seals": ("DELETE FROM seals", "nothing tells which rows"),
     "bytes for text": ("UPDATE study SET data = x'00'", "holds \"b'"),
     "no JSON": ("UPDATE study SET data = '{'", "cannot be read"),
     "a number for a mapping": ("UPDATE study SET settings = '1'", "a mapping"),
@@ -236,11 +238,11 @@ CHANGED = {
     "texts for trials": ("UPDATE decisions SET trials = '[\"1\"]'", "numbers"),
     "a time without end": ("UPDATE events SET time = 9e999", "a time"),
     "models by name": (
-        "INSERT INTO checkpoints VALUES ('a', 1, 1, '{\"-1\": \"a\"}')",
+        "INSERT INTO checkpoints VALUES ('a', 1, 1, '{\"-1\": \"a\"}', 0)",
         "models",
     ),
     "models by long numbers": (
-        f"INSERT INTO checkpoints VALUES ('a', 1, 1, '{{\"{'9' * 5000}\": \"a\"}}')",
+        f"INSERT INTO checkpoints VALUES ('a', 1, 1, '{{\"{'9' * 5000}\": \"a\"}}', 0)",
         "models",
     ),
     "a long text": (
@@ -254,6 +256,11 @@ CHANGED = {
 @pytest.mark.parametrize("statement, told", CHANGED.values(), ids=CHANGED.keys())
 def test_what_vtune_did_not_write_is_refused(path, statement, told, writable):
     run(path, statement)
+    if statement.startswith(("DELETE", "INSERT", "UPDATE")):
+        with pytest.raises(StorageError, match="damaged|more in one place") as caught:
+            contents(path, writable)
+        assert str(path) in str(caught.value)
+        seal(path)
     with pytest.raises(StorageError, match=told) as caught:
         contents(path, writable)
     assert str(path) in str(caught.value)
@@ -261,12 +268,12 @@ def test_what_vtune_did_not_write_is_refused(path, statement, told, writable):
 
 HIDDEN = {
     "a view": "CREATE VIEW checkpoints AS SELECT 'a' AS name, 1 AS sequence, "
-    "1 AS bytes, '{}' AS models",
+    "1 AS bytes, '{}' AS models, 0 AS checksum",
     "a virtual table": "CREATE VIRTUAL TABLE checkpoints "
-    "USING fts5 (name, sequence, bytes, models)",
+    "USING fts5 (name, sequence, bytes, models, checksum)",
     "a hidden column": "CREATE TABLE checkpoints (name TEXT NOT NULL PRIMARY KEY, "
     "sequence INTEGER NOT NULL, bytes INTEGER NOT NULL, models TEXT NOT NULL, "
-    "more TEXT AS (hex(zeroblob(1000000000))))",
+    "checksum INTEGER NOT NULL, more TEXT AS (hex(zeroblob(1000000000))))",
 }
 
 

@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import os
+import re
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -234,3 +237,82 @@ def test_what_was_published_stays_open_for_its_readers(drive, local):
         assert reader.contents() == together([])
         assert exactly(contents(path)) == exactly(together(BATCHES[:1]))
         assert names(drive) == ["study.sqlite"]
+
+
+# -------------------------------------------------------------------- what is left
+
+
+ROOT = Path(__file__).parent.parent.parent
+OPENS = """
+import sys, tempfile
+from pathlib import Path
+from tests.storage.test_snapshot import BATCHES, LocalCopy
+
+tempfile.tempdir = sys.argv[2]
+copy = LocalCopy.open(Path(sys.argv[1]))
+copy.database.commit(BATCHES[0])
+print("opened", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def opened_elsewhere(path, local):
+    """Another process that has a local copy of a study and is killed in the end."""
+    with subprocess.Popen(
+        [sys.executable, "-c", OPENS, str(path), str(local)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout.readline() == "opened\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_the_copies_of_killed_processes_are_removed_by_the_next_one(drive, local):
+    path, other = drive / "study.sqlite", drive / "other" / "study.sqlite"
+    other.parent.mkdir()
+    for each in (path, other):
+        LocalCopy.create(each, STUDY).close()
+    with opened_elsewhere(path, local):
+        pass
+    (left,) = names(local)
+    with opened_elsewhere(other, local):
+        LocalCopy.open(other).close()
+        assert len(names(local)) == 2, "the copy of a living process is in use"
+        LocalCopy.open(path).close()
+        (others,) = names(local)
+    assert others != left
+    LocalCopy.open(path).close()
+    assert names(local) == [others], "the copy of another study"
+    LocalCopy.open(other).close()
+    assert names(local) == []
+
+
+def test_nothing_else_is_taken_for_a_copy_that_was_left(drive, local, monkeypatch):
+    path = drive / "study.sqlite"
+    with LocalCopy.create(path, STUDY):
+        (own,) = names(local)
+    dead = re.sub(r"-\d+-\d+-", "-999999999-1-", own)
+    others = [f"my {dead}", f"{dead}-mine", re.sub("-[0-9a-f]{16}-", "-", dead)]
+    others.append(re.sub("-999999999-1-", f"-{2**70}-1-", dead))
+    for name in others:
+        (local / name).mkdir()
+    (local / "outside").mkdir()
+    (local / "outside" / "mine").touch()
+    (local / dead).symlink_to(local / "outside")
+    LocalCopy.open(path).close()
+    assert names(local) == sorted([*others, "outside", dead])
+    assert names(local / "outside") == ["mine"]
+    (local / dead).unlink()
+    (local / dead).mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        LocalCopy.open(path).close()
+    assert dead in names(local), "the folder of another user"
+    LocalCopy.open(path).close()
+    assert names(local) == sorted([*others, "outside"])

@@ -49,9 +49,11 @@ class PlanSummary:
 
     Args:
         cohorts: the cohorts, in the order in which they came up.
+        note: why there is none, in place of a title.
     """
 
     cohorts: tuple[CohortRow, ...]
+    note: str = ""
 
     @property
     def compiles(self) -> int:
@@ -85,6 +87,8 @@ class PlanSummary:
         return self._page().html()
 
     def _title(self) -> str:
+        if self.note:
+            return self.note
         trials = sum(len(cohort.trials) for cohort in self.cohorts)
         cohorts = text.plural(len(self.cohorts), "cohort")
         programs = text.plural(self.compiles, "training program")

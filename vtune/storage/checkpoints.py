@@ -4,29 +4,23 @@ Orbax writes few arrays much faster than many: the leaves of all states are laid
 a few blocks of bytes. An index tells where each leaf is, with a checksum of each block.
 """
 
-import contextlib
 import dataclasses
 import functools
-import json
 import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from vtune.storage import retention
+from vtune.storage.blocks import read_blocks, write_blocks
 from vtune.storage.failure import StorageError
 from vtune.storage.retention import Index, Leaf, explained, half_written
 
-
-if TYPE_CHECKING:
-    import orbax.checkpoint as ocp
 
 MOST_BYTES = 2**38  # more than any one accelerator holds
 
@@ -143,7 +137,8 @@ class Checkpoints:
                 raise StorageError(f"{path} holds no state of the trials {missing}.")
             states = {number: index.trials[number] for number in sorted(wanted)}
             numbers = {x.block for s in states.values() for x in s if _size(x)}
-            blocks = _read_blocks(path, index, numbers)
+            wanted_blocks = {number: index.blocks[number] for number in numbers}
+            blocks = read_blocks(path / _ARRAYS, wanted_blocks)
             return {n: tuple(_array(x, blocks) for x in s) for n, s in states.items()}
 
     def names(self) -> tuple[str, ...]:
@@ -197,13 +192,7 @@ def _write(folder: Path, states: Mapping[int, tuple[np.ndarray, ...]]) -> Index:
     if (total := sum(block.nbytes for block in blocks)) > MOST_BYTES:
         raise ValueError(f"its arrays have {total} bytes, {MOST_BYTES} are allowed")
     if blocks:  # Orbax refuses to write nothing
-        import orbax.checkpoint as ocp
-
-        path: Any = folder / _ARRAYS  # Orbax asks for a type of its own, and takes this
-        path.mkdir()
-        tree = {str(number): block for number, block in enumerate(blocks)}
-        with contextlib.closing(_orbax()) as orbax:
-            orbax.save(path, args=ocp.args.PyTreeSave(tree))
+        write_blocks(folder / _ARRAYS, blocks)
     return Index(tuple((b.nbytes, zlib.crc32(b.data)) for b in blocks), trials)
 
 
@@ -234,35 +223,6 @@ class _Packing:
         return Leaf(name, array.shape, self.shared, offset)
 
 
-def _read_blocks(
-    folder: Path, index: Index, numbers: Collection[int]
-) -> dict[int, np.ndarray]:
-    if not numbers:
-        return {}
-    import orbax.checkpoint as ocp
-
-    keys, as_numpy = list(map(str, numbers)), ocp.RestoreArgs(restore_type=np.ndarray)
-    wanted = ocp.args.PyTreeRestore(
-        dict.fromkeys(keys, 0), dict.fromkeys(keys, as_numpy), partial_restore=True
-    )
-    path: Any = folder / _ARRAYS  # Orbax asks for a type of its own, and takes this
-    for number in numbers:
-        _check_files(path / str(number), index.blocks[number][0])
-    with contextlib.closing(_orbax()) as orbax:
-        arrays = orbax.restore(path, args=wanted)
-    for number in numbers:
-        if zlib.crc32(arrays[str(number)].data) != index.blocks[number][1]:
-            raise ValueError(f"block {number} is not as it was written")
-    return {number: arrays[str(number)] for number in numbers}
-
-
-def _check_files(block: Path, size: int) -> None:
-    expected = {"shape": [size], "chunks": [size], "dtype": "|u1", "compressor": None}
-    found = json.loads((block / ".zarray").read_bytes())
-    if not expected.items() <= found.items() or (block / "0").stat().st_size != size:
-        raise ValueError(f"{block} does not hold {size} plain bytes")
-
-
 def _array(leaf: Leaf, blocks: Mapping[int, np.ndarray]) -> np.ndarray:
     dtype, size = _dtype(leaf.dtype), _size(leaf)
     if size == 0:
@@ -280,18 +240,3 @@ def _dtype(name: str) -> np.dtype:
     if not _NUMBER.fullmatch(name) or not hasattr(jnp, name):
         raise ValueError(f"{name!r} is no dtype of JAX's")
     return jnp.dtype(name)
-
-
-def _orbax() -> "ocp.PyTreeCheckpointHandler":
-    import orbax.checkpoint as ocp  # takes a third of a second
-
-    # One plain file for each block is written as fast as the disk can; the database
-    # that Orbax prefers is made for thousands of arrays, and several times slower.
-    return ocp.PyTreeCheckpointHandler(
-        use_ocdbt=False,
-        use_compression=False,
-        type_handler_registry=ocp.type_handlers.create_type_handler_registry(
-            (np.ndarray, ocp.type_handlers.NumpyHandler(deepcopy_host_arrays=False)),
-            (jax.Array, ocp.type_handlers.ArrayHandler()),  # Orbax warns without it
-        ),
-    )

@@ -2,7 +2,7 @@
 
 import contextlib
 import sqlite3
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,15 +26,10 @@ from vtune.storage.rows import (
     EVENTS,
     STUDY,
     TRIALS,
+    Table,
 )
-from vtune.storage.schema import (
-    check_schema,
-    create_schema,
-    migrate,
-    newest_version,
-    version,
-)
-from vtune.storage.tables import insert, read, read_study
+from vtune.storage.schema import check_schema, create_schema, upgrade
+from vtune.storage.tables import begin, delete, insert, read, read_study
 
 
 class Database:
@@ -46,14 +41,21 @@ class Database:
     Args:
         path: the file.
         connection: to this file.
+        study: what the study was started with, as the file tells.
         before: is told each operation on the disk before it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, before: Before):
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        study: StudyRecord,
+        before: Before,
+    ):
         self._path = path
         self._connection = connection
+        self._study = study
         self._before = before
-        self._study = read_study(connection)
 
     @classmethod
     def create(
@@ -82,7 +84,7 @@ class Database:
             with contextlib.closing(connect(beside, "mode=rwc")) as connection:
                 connection.execute("BEGIN")
                 create_schema(connection)
-                insert(connection, STUDY, [STUDY.row(study)])
+                begin(connection, study)
                 connection.execute("COMMIT")
             put_in_place(beside, path, before)
         return cls.open(path, writable=True, before=before)
@@ -112,9 +114,12 @@ class Database:
             connect_to = connect_to_write if writable else connect_to_read
             connection = connect_to(path)
             try:
-                _upgrade(connection, writable, before)
+                upgrade(connection, writable, before)
+                connection.execute("BEGIN")
                 check_schema(connection)
-                return cls(path, connection, before)
+                study = read_study(connection)
+                connection.execute("COMMIT")
+                return cls(path, connection, study, before)
             except BaseException:
                 connection.close()
                 raise
@@ -152,6 +157,9 @@ class Database:
     def rewind(self, sequence: int) -> None:
         """Takes back the decisions after a record; trials and epochs stay.
 
+        What was decided for want of memory stays as well: the device would not ask for
+        it again at the same place.
+
         Args:
             sequence: the record.
 
@@ -159,7 +167,7 @@ class Database:
             StorageError: if it cannot be written.
         """
         with self._transaction("rewound"):
-            self._execute("DELETE FROM decisions WHERE sequence > ?", (sequence,))
+            self._delete(DECISIONS, "sequence > ? AND kind <> 'halve'", sequence)
 
     def forget(self, sequence: int) -> None:
         """Takes back the decisions, epochs and trials after a record.
@@ -172,9 +180,7 @@ class Database:
         """
         with self._transaction("rewound"):
             for table in (DECISIONS, EPOCHS, TRIALS):
-                self._execute(
-                    f"DELETE FROM {table.name} WHERE sequence > ?", (sequence,)
-                )
+                self._delete(table, "sequence > ?", sequence)
 
     def extend(self, study: StudyRecord) -> None:
         """Replaces what the study was started with.
@@ -187,7 +193,7 @@ class Database:
         """
         row = STUDY.row(study)
         with self._transaction("extended"):
-            self._execute("DELETE FROM study")
+            self._delete(STUDY, "TRUE")
             insert(self._connection, STUDY, [row])
         self._study = study
 
@@ -202,7 +208,7 @@ class Database:
         """
         with self._transaction("written"):
             for name in names:
-                self._execute("DELETE FROM checkpoints WHERE name = ?", (name,))
+                self._delete(CHECKPOINTS, "name = ?", name)
 
     def contents(self) -> Contents:
         """Reads all that was written down, as it was at one moment.
@@ -259,7 +265,8 @@ class Database:
         with explained(self._path, doing):
             self._roll_back()
             try:
-                self._execute(begin)
+                self._before("statement")
+                self._connection.execute(begin)
                 yield
                 self._before("commit")
                 self._connection.execute("COMMIT")
@@ -274,22 +281,6 @@ class Database:
                 self._before("rollback")
                 self._connection.execute("ROLLBACK")
 
-    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    def _delete(self, table: Table, condition: str, *values: Any) -> None:
         self._before("statement")
-        return self._connection.execute(statement, values)
-
-
-def _upgrade(connection: sqlite3.Connection, writable: bool, before: Before) -> None:
-    found = version(connection)
-    if found == newest_version():
-        return
-    if not writable:
-        raise StorageError(
-            f"it has version {found}, and this vtune reads version {newest_version()}. "
-            "Go on with the study once: that upgrades it."
-        )
-    before("upgrade")
-    connection.execute("BEGIN IMMEDIATE")
-    # Closing the connection rolls back what is not committed.
-    migrate(connection)
-    connection.execute("COMMIT")
+        delete(self._connection, table, condition, values)

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from vtune.storage.failure import StorageError
+from vtune.storage.failure import PUT_BACK, StorageError
 from vtune.storage.flush import flush_file, flush_folder
 from vtune.storage.schema import APPLICATION_ID
 from vtune.storage.values import LONGEST_TEXT
@@ -36,11 +36,9 @@ _REASONS = {
     sqlite3.SQLITE_PERM: "it may not be opened. Change its permissions",
     sqlite3.SQLITE_BUSY: f"another process holds it locked for more than "
     f"{BUSY_SECONDS:.0f} s; {_SAFE}. End that process and go on",
-    sqlite3.SQLITE_CORRUPT: "it is damaged. Put a copy of it in its place, or start "
-    "anew in another directory",
-    sqlite3.SQLITE_NOTADB: "it is damaged. Put a copy of it in its place, or start "
-    "anew in another directory",
-    sqlite3.SQLITE_TOOBIG: "it holds more in one place than vtune writes",
+    sqlite3.SQLITE_CORRUPT: f"it is damaged. {PUT_BACK}",
+    sqlite3.SQLITE_NOTADB: f"it is damaged. {PUT_BACK}",
+    sqlite3.SQLITE_TOOBIG: f"it holds more in one place than vtune writes. {PUT_BACK}",
     sqlite3.SQLITE_CONSTRAINT: f"the records contradict what is there; {_SAFE}",
 }
 
@@ -71,7 +69,7 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
         if str(error).startswith("Could not decode"):
             code = sqlite3.SQLITE_CORRUPT
-        reason = _REASONS.get(code, "SQLite refuses")
+        reason = _REASONS.get(code, f"SQLite refuses it. {PUT_BACK}")
         raise StorageError(
             f"{path} cannot be {doing}: {reason} (SQLite: {error})."
         ) from error
@@ -160,7 +158,8 @@ def connect_to_write(path: Path) -> sqlite3.Connection:
     try:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise sqlite3.DatabaseError(found)
+            found = found.replace("\n", " ")
+            raise StorageError(f"it is damaged. {PUT_BACK} (SQLite: {found}).")
         mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
         if mode != "wal":
             raise StorageError(

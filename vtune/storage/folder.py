@@ -7,26 +7,26 @@ import os
 import re
 import secrets
 import shutil
-import stat
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from typing import Literal
 
 from vtune.storage.failure import StorageError
 from vtune.storage.flush import flush_folder
+from vtune.storage.json_file import read_object
 
 
 FolderState = Literal["absent", "empty", "study", "foreign"]
 
 _FORMAT = 1
 _LONGEST_NAME = 200
-_LONGEST_FILE = 4096
 
 _DEVICE = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9¹²³]) *(\..*)?")
 _DATABASE_FILE = re.compile(r"study\.sqlite(-new)?(-wal|-shm|-journal)?")
 _PROBE_FOLDER = re.compile(r"vtune-probe-[a-z0-9_]{8}")
 _CHECKPOINT_FOLDER = re.compile(r"(step|model)-[A-Za-z0-9-]+(\.[A-Za-z0-9.-]+)?")
+_PART = re.compile(r"vtune-study\.json\.[0-9a-f]+\.part")
 # What is left where a process was killed before there was a study.
 _REMAINS = re.compile(r"vtune-study\.(json\.[0-9a-f]+\.part|lease(\.[0-9a-z]+)*)")
 
@@ -124,6 +124,17 @@ def create(folder: StudyFolder) -> None:
         flush_folder(folder.path.parent)
 
 
+def tidy(folder: StudyFolder) -> None:
+    """Removes what was not finished when a process was killed.
+
+    Args:
+        folder: a study's folder, which the caller may write and others may not.
+    """
+    # What cannot be removed harms nobody.
+    with contextlib.suppress(OSError):
+        _erase_entries(folder.path, _PART)
+
+
 def erase(folder: StudyFolder) -> None:
     """Removes what vtune wrote for a study, and nothing else.
 
@@ -182,29 +193,6 @@ def explained(path: Path, done: str) -> Iterator[None]:
             f"{str(path)!r:.300} cannot be {done}: {error.strerror or error}. Free the "
             "disk, change the permissions, or choose another `directory`."
         ) from error
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a small file that anyone may have written.
-
-    Args:
-        path: the file.
-
-    Raises:
-        OSError: if there is no file, or it cannot be read.
-        ValueError: if it is not a small plain file that holds an object.
-    """
-    # A link could lead anywhere, and a pipe would never answer.
-    status = os.lstat(path)
-    if not stat.S_ISREG(status.st_mode) or status.st_size > _LONGEST_FILE:
-        raise ValueError("it is not a small plain file")
-    try:
-        found = json.loads(path.read_bytes())
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
-        raise ValueError("it holds no JSON object")
-    return found
 
 
 def _not_foreign(folder: StudyFolder) -> FolderState:
@@ -275,6 +263,10 @@ def _write_whole(path: Path, content: bytes) -> None:
             file.write(content)
             os.fsync(file.fileno())
         os.replace(part, path)
+    except FileNotFoundError:
+        # Who made the study meanwhile may have tidied up.
+        if not path.exists():
+            raise
     finally:
         part.unlink(missing_ok=True)
 

@@ -20,7 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from vtune.storage.failure import StorageError
-from vtune.storage.folder import explained, read_object
+from vtune.storage.folder import explained
+from vtune.storage.json_file import read_object
+from vtune.storage.process import IsAlive, is_alive, started_at
 
 
 BEAT_SECONDS = 10.0
@@ -28,7 +30,8 @@ STALE_SECONDS = 60.0
 
 _YEAR_3000 = 32_503_680_000
 
-IsAlive = Callable[[int, int | None], bool | None]
+# The tokens of what this process gave back, but could not remove.
+_given_back: set[str] = set()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,30 +53,6 @@ class Holder:
     token: str
     since: int
     beat: int
-
-
-def is_alive(pid: int, started: int | None) -> bool | None:
-    """Whether a process of this computer still runs.
-
-    Args:
-        pid: the process.
-        started: when it started, in the computer's ticks; None if unknown.
-
-    Returns:
-        None where this cannot be told: by now the pid may be another process's.
-    """
-    if os.name != "posix":
-        return None  # On Windows, signal 0 is Ctrl-C.
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass  # It runs, for another user.
-    status, found = _process(pid)
-    if status in ("Z", "X"):
-        return False
-    return None if started is None or found is None else found == started
 
 
 class Lease:
@@ -116,7 +95,7 @@ class Lease:
             StorageError: if another process holds it, or the folder is not writable.
         """
         pid, now, token = os.getpid(), int(clock()), secrets.token_hex(8)
-        holder = Holder(host(), pid, _process(pid)[1], token, now, now)
+        holder = Holder(host(), pid, started_at(pid), token, now, now)
         with explained(path, "taken"):
             _take(path, holder, is_alive)
         return cls(path, holder, clock)
@@ -151,7 +130,8 @@ class Lease:
         """Gives the lease back, if it is ours.
 
         Raises:
-            StorageError: if its file cannot be removed.
+            StorageError: if its file cannot be removed. This process may take the lease
+                again all the same, others when it has ended.
         """
         if os.getpid() == self._holder.pid:
             self._released.set()
@@ -217,8 +197,10 @@ def _made(path: Path, holder: Holder) -> bool:
 
 
 def _drop(path: Path, token: str) -> None:
+    _given_back.add(token)
     if _token(path) == token:
         path.unlink(missing_ok=True)
+    _given_back.discard(token)
 
 
 def _token(path: Path) -> str | None:
@@ -233,6 +215,8 @@ def _stale(path: Path, host: str, is_alive: IsAlive) -> str | None:
     # Its token or, for one that cannot be read, `damaged`; None where it is gone.
     try:
         found = _read(path)
+        if found and found.token in _given_back:
+            return found.token
         here = found is not None and found.host == host
         alive = is_alive(found.pid, found.started) if found and here else None
         if alive is None:
@@ -287,13 +271,3 @@ def _refusal(path: Path, found: Holder | None) -> str:
         "Wait until it ends, or end it. On a computer that is gone it loses the study "
         "a minute after its last sign of life."
     )
-
-
-def _process(pid: int) -> tuple[str, int | None]:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:
-        return "", None
-    # The name comes in parentheses before all else, and may hold spaces and more.
-    fields = text.rpartition(")")[2].split()
-    return fields[0], int(fields[19])

@@ -12,7 +12,7 @@ from vtune.parameters import Parameter
 from vtune.trial import Value
 
 
-DecisionKind = Literal["start", "promote", "stop", "fail", "apart"]
+DecisionKind = Literal["start", "promote", "stop", "fail", "apart", "halve"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +82,8 @@ class DecisionRecord:
     Args:
         sequence: its place in the order of all records.
         kind: `start`, `promote` and `stop` are the schedule's, `fail` tells of trials
-            that cannot be trained, `apart` of trials that are not to share a program.
+            that cannot be trained, `apart` of trials that are not to share a program,
+            `halve` of a program that runs fewer lanes for want of memory.
         trials: the trials that it is about, ascending.
         content: what was decided, as values that JSON knows.
     """
@@ -123,6 +124,21 @@ class CheckpointRecord:
     sequence: int
     bytes: int
     models: Mapping[int, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class SealRecord:
+    """A table has these rows, no more and no fewer.
+
+    Args:
+        name: the table's name.
+        count: how many rows it has.
+        total: the sum of their checksums, modulo 2**32.
+    """
+
+    name: str
+    count: int
+    total: int
 
 
 @dataclasses.dataclass(frozen=True)

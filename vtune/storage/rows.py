@@ -14,6 +14,7 @@ from vtune.storage.records import (
     DecisionRecord,
     EpochRecord,
     EventRecord,
+    SealRecord,
     StudyRecord,
     TrialRecord,
 )
@@ -218,7 +219,7 @@ def _with_numbers(models: Mapping[str, str]) -> dict[int, str]:
 
 
 _INTEGER = _plain(int, "an integer of 64 bits", lambda n: -(2**63) <= n < 2**63)
-_SECONDS = _plain(float, "a time", math.isfinite)
+_SECONDS = _plain(float, "a time", lambda seconds: 0 < seconds < math.inf)
 _NAME = _plain(
     str, "a name in ASCII", lambda text: text.isascii() and text.isprintable()
 )
@@ -259,14 +260,14 @@ DECISIONS = Table(
     DecisionRecord,
     (_INTEGER, _DECISION, _TRIALS, _CONTENT),
     order="sequence",
-    key=(),
+    key=("sequence",),
     known_by="decision {sequence}",
 )
 EVENTS = Table(
     "events",
     EventRecord,
     (_SECONDS, _NAME, _TEXT),
-    order="time, rowid",
+    order="time, kind, text",
     key=(),
     known_by="event",
 )
@@ -277,6 +278,15 @@ CHECKPOINTS = Table(
     order="sequence, name",
     key=("name",),
     known_by="checkpoint {name}",
+    replaced=True,
+)
+SEALS = Table(
+    "seals",
+    SealRecord,
+    (_NAME, _INTEGER, _INTEGER),
+    order="name",
+    key=("name",),
+    known_by="the seal of {name}",
     replaced=True,
 )
 STUDY = Table(

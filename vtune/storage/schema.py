@@ -6,17 +6,19 @@ The tables hold what is exact; the views are for people, and vtune reads none of
 import sqlite3
 from collections.abc import Callable
 
-from vtune.storage.failure import StorageError
+from vtune.storage.failure import PUT_BACK, StorageError
 
 
 # "vtun" in ASCII: tells `file` and vtune that a database is a study's.
 APPLICATION_ID = 0x7674756E
 
+# `checksum` is the CRC-32 of the JSON list of the table's name and all other values.
 _TABLES = """
 CREATE TABLE study (
     settings TEXT NOT NULL,     -- JSON
     fingerprint TEXT NOT NULL,  -- JSON
-    data TEXT NOT NULL          -- JSON
+    data TEXT NOT NULL,         -- JSON
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE trial_rows (
     sequence INTEGER NOT NULL,
@@ -25,7 +27,8 @@ CREATE TABLE trial_rows (
     parameters TEXT NOT NULL,   -- JSON
     bracket INTEGER NOT NULL,
     budget INTEGER NOT NULL,
-    digest TEXT NOT NULL
+    digest TEXT NOT NULL,
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE epoch_rows (
     sequence INTEGER NOT NULL,
@@ -34,25 +37,35 @@ CREATE TABLE epoch_rows (
     metrics TEXT NOT NULL,      -- JSON by name
     finite INTEGER NOT NULL,    -- 0 or 1
     program TEXT NOT NULL,
+    checksum INTEGER NOT NULL,
     PRIMARY KEY (trial, epoch)
 ) WITHOUT ROWID;
 CREATE TABLE decisions (
     sequence INTEGER NOT NULL PRIMARY KEY,
     kind TEXT NOT NULL,
     trials TEXT NOT NULL,       -- JSON
-    content TEXT NOT NULL       -- JSON
+    content TEXT NOT NULL,      -- JSON
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE events (
     time REAL NOT NULL,         -- seconds since 1970, UTC
     kind TEXT NOT NULL,
-    text TEXT NOT NULL          -- JSON
+    text TEXT NOT NULL,         -- JSON
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE checkpoints (
     name TEXT NOT NULL PRIMARY KEY,
     sequence INTEGER NOT NULL,
     bytes INTEGER NOT NULL,
-    models TEXT NOT NULL        -- JSON
-);
+    models TEXT NOT NULL,       -- JSON
+    checksum INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE seals (
+    name TEXT NOT NULL PRIMARY KEY,
+    count INTEGER NOT NULL,
+    total INTEGER NOT NULL,     -- of the checksums, modulo 2**32
+    checksum INTEGER NOT NULL
+) WITHOUT ROWID;
 """
 
 # A float as a plain number: NaN is NULL, since SQL has none.
@@ -129,50 +142,34 @@ def create_schema(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("PRAGMA user_version = 1")
-    migrate(connection)
+    _migrate(connection)
 
 
-def version(connection: sqlite3.Connection) -> int:
-    """The version of a database's schema.
+def upgrade(
+    connection: sqlite3.Connection, writable: bool, before: Callable[[str], None]
+) -> None:
+    """Upgrades a database that has an older version.
 
     Args:
-        connection: to the database.
-
-    Returns:
-        A number from 1 to the one that this vtune writes.
+        connection: to the database; what is not committed when it is closed is undone.
+        writable: whether it may be upgraded.
+        before: is told of an upgrade before it.
 
     Raises:
-        StorageError: if it is none of these.
+        StorageError: if its version is not known, or it may not be upgraded.
     """
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    newest = newest_version()
-    if found > newest:
+    found, newest = _version(connection), _newest_version()
+    if found == newest:
+        return
+    if not writable:
         raise StorageError(
-            f"a newer vtune wrote it. It has version {found}, and this vtune knows "
-            f"versions up to {newest}. Upgrade vtune."
+            f"it has version {found}, and this vtune reads version {newest}. "
+            "Go on with the study once: that upgrades it."
         )
-    if found < 1:
-        raise StorageError(f"its version is {found}, which vtune never wrote.")
-    return found
-
-
-def newest_version() -> int:
-    """The version of the schema that this vtune writes."""
-    return 1 + len(MIGRATIONS)
-
-
-def migrate(connection: sqlite3.Connection) -> None:
-    """Upgrades a database to the newest version.
-
-    Args:
-        connection: to a database, in a transaction that the caller commits.
-
-    Raises:
-        StorageError: if its version is not known.
-    """
-    for number in range(version(connection), newest_version()):
-        MIGRATIONS[number - 1](connection)
-        connection.execute(f"PRAGMA user_version = {number + 1}")
+    before("upgrade")
+    connection.execute("BEGIN IMMEDIATE")
+    _migrate(connection)
+    connection.execute("COMMIT")
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
@@ -195,7 +192,9 @@ def check_schema(connection: sqlite3.Connection) -> None:
         ).fetchall()
         found = connection.execute(f"PRAGMA table_xinfo({name})").fetchall()
         if kinds != [("table",)] or found != columns:
-            raise StorageError(f"it has no table `{name}` as vtune makes it.")
+            raise StorageError(
+                f"it has no table `{name}` as vtune makes it. {PUT_BACK}."
+            )
     trigger = connection.execute(
         "SELECT name FROM sqlite_master WHERE type = 'trigger'"
     ).fetchone()
@@ -203,6 +202,31 @@ def check_schema(connection: sqlite3.Connection) -> None:
         raise StorageError(
             f"it has a trigger, {trigger[0]!r}, which vtune did not make."
         )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    newest = _newest_version()
+    if found > newest:
+        raise StorageError(
+            f"a newer vtune wrote it. It has version {found}, and this vtune knows "
+            f"versions up to {newest}. Upgrade vtune."
+        )
+    if found < 1:
+        raise StorageError(
+            f"its version is {found}, which vtune never wrote. {PUT_BACK}."
+        )
+    return found
+
+
+def _newest_version() -> int:
+    return 1 + len(MIGRATIONS)
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    for number in range(_version(connection), _newest_version()):
+        MIGRATIONS[number - 1](connection)
+        connection.execute(f"PRAGMA user_version = {number + 1}")
 
 
 def _expected_columns() -> dict[str, list[tuple[object, ...]]]:

@@ -1,7 +1,11 @@
 """How is a study stored where a database cannot be written, as on a mounted drive?"""
 
 import contextlib
+import hashlib
+import os
+import re
 import shutil
+import socket
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +23,7 @@ from vtune.storage.files import (
     nothing,
     put_in_place,
 )
+from vtune.storage.process import is_alive, started_at
 from vtune.storage.records import StudyRecord
 
 
@@ -50,16 +55,33 @@ def supports_locking(folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _new_folder() -> Iterator[Path]:
+def _new_folder(published: Path) -> Iterator[Path]:
     """A new folder on the local disk, which is removed if what follows fails."""
-    local = Path(tempfile.gettempdir())
+    local, pid = Path(tempfile.gettempdir()), os.getpid()
+    place = f"{socket.gethostname()}:{os.path.realpath(published)}"
+    study = f"vtune-{hashlib.sha256(os.fsencode(place)).hexdigest()[:16]}"
     with explained(local, "used"):
-        folder = Path(tempfile.mkdtemp(prefix="vtune-", dir=local))
+        _remove_leftovers(local, study)
+        prefix = f"{study}-{pid}-{started_at(pid) or 0}-"
+        folder = Path(tempfile.mkdtemp(prefix=prefix, dir=local))
     try:
         yield folder
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _remove_leftovers(local: Path, study: str) -> None:
+    """Removes the copies of a study that processes left when they were killed."""
+    for folder in local.glob(f"{study}-*"):
+        named = re.fullmatch(
+            r"([0-9]{1,9})-([0-9]+)-\w{8}", folder.name[len(study) + 1 :]
+        )
+        if named and is_alive(int(named[1]), int(named[2]) or None) is False:
+            with contextlib.suppress(OSError):
+                # Others may make folders of any name where all users' files lie.
+                if folder.lstat().st_uid == os.geteuid():
+                    shutil.rmtree(folder)
 
 
 def _locks(path: Path) -> bool:
@@ -85,7 +107,8 @@ class LocalCopy:
     """A study's database that is written on the local disk and published now and then.
 
     What was committed and not published is lost when the process ends. The local copy
-    lies in the user's temporary folder, and `close` removes it.
+    lies in the user's temporary folder, and `close` removes it; should the process be
+    killed, the next one that opens the study does.
 
     Args:
         published: the study's own file, which `publish` replaces as a whole.
@@ -122,7 +145,7 @@ class LocalCopy:
         with explained(published, "created"):
             if published.exists():
                 raise StorageError("it is there already. Open it instead.")
-        with _new_folder() as folder:
+        with _new_folder(published) as folder:
             database = Database.create(folder / published.name, study, before=before)
             copy = cls(published, folder, database, before)
             try:
@@ -157,7 +180,7 @@ class LocalCopy:
                 f"{log.name} holds what was committed last. Go on there, or copy the "
                 "study to a local disk."
             )
-        with _new_folder() as folder:
+        with _new_folder(published) as folder:
             with explained(published, "copied"):
                 before("copy")
                 shutil.copyfile(published, folder / published.name)

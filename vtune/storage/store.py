@@ -7,7 +7,7 @@ import numpy as np
 from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
-from vtune.storage.folder import StudyFolder, create, erase, leads_out
+from vtune.storage.folder import StudyFolder, create, erase, leads_out, tidy
 from vtune.storage.lease import Lease
 from vtune.storage.records import Batch, CheckpointRecord, Contents, StudyRecord
 from vtune.storage.snapshot import LocalCopy, supports_locking
@@ -66,6 +66,7 @@ class Store:
                 create(folder)
                 lease = Lease.acquire(folder.lease)
             refuse_links(folder)
+            tidy(folder)
             is_new = not folder.database.exists()
             database, copy = _database(folder, study, is_new)
             return cls(folder, lease, database, copy, is_new)
