@@ -103,10 +103,10 @@ def fit(
     if start is not None:
         state, trained = start
         trainer.restore(number, to_leaves(state, trace), trained)
-    _raise(trainer.arrange([number]).get(number))
+    _raise(trainer.arrange([number]).failures.get(number))
     history = History([], {})
     for epoch in range(config.epochs):
-        result = trainer.train([number])[number]
+        result = trainer.train([number]).results[number]
         _raise(result.failure)
         history.epoch.append(epoch)
         for name, value in result.metrics.items():

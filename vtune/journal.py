@@ -39,6 +39,8 @@ class Journal:
         store: where to; None: nothing is kept.
         sequence: the last record's place in the order of all.
         checkpoints: those that were written before.
+        foreseen: decisions for want of memory that an earlier process wrote down later
+            than that.
         seconds: how long what was trained may go without a checkpoint.
         most_bytes: what the checkpoints may take on the disk; None: what they need.
         clock: tells the seconds.
@@ -49,11 +51,13 @@ class Journal:
         store: Store | None = None,
         sequence: int = 0,
         checkpoints: Sequence[CheckpointRecord] = (),
+        foreseen: Sequence[DecisionRecord] = (),
         seconds: float = 300.0,
         most_bytes: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self.sequence = sequence
+        self.foreseen = {decision.sequence: decision for decision in foreseen}
         self._store = store
         self._seconds = seconds
         self._most_bytes = most_bytes
@@ -148,6 +152,16 @@ class Journal:
             text: what happened, for a person.
         """
         self._add("events", EventRecord(time.time(), kind, text))
+
+    def deviate(self) -> None:
+        """Takes back what an earlier process wrote down after what is written here.
+
+        Raises:
+            StorageError: if it cannot be written.
+        """
+        self.foreseen = {}
+        if self._store is not None:
+            self._store.forget(self.sequence)
 
     def commit(self) -> None:
         """Writes what was collected, all or nothing.

@@ -111,10 +111,10 @@ class Ledger:
         self._journal.commit()
         for number in sorted(results):
             failure = results[number].failure
-            if failure is not None:
-                self.fail(number, failure, "training")
-            else:
+            if failure is None:
                 self._tell(number, results[number].metrics)
+            elif self.trials[number].status is TrialStatus.RUNNING:
+                self.fail(number, failure, "training")
 
     def fail(self, number: int, error: Exception, during: str) -> None:
         """Ends a trial that cannot be trained.

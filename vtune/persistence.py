@@ -9,11 +9,16 @@ import jax
 import numpy as np
 
 from vtune.configuration import StudyConfig
-from vtune.resumption import Past
+from vtune.past import Past
 from vtune.search.schedule import Schedule
 from vtune.storage.failure import StorageError
 from vtune.storage.folder import StudyFolder
-from vtune.storage.records import CheckpointRecord, Contents, StudyRecord
+from vtune.storage.records import (
+    CheckpointRecord,
+    Contents,
+    DecisionRecord,
+    StudyRecord,
+)
 from vtune.storage.store import Store
 from vtune.training.data import DataSet
 from vtune.training.fingerprint import fingerprint
@@ -60,6 +65,17 @@ class Opened:
         """The last one that can be read, and those before it."""
         found = () if self.contents is None else self.contents.checkpoints
         return tuple(record for record in found if record.sequence <= self.sequence)
+
+    @property
+    def halved(self) -> tuple[DecisionRecord, ...]:
+        """What was decided for want of memory, and is yet to be decided again.
+
+        Another machine has another memory.
+        """
+        if self.contents is None or self.contents.study.fingerprint != fingerprint():
+            return ()
+        later = (d for d in self.contents.decisions if d.sequence > self.sequence)
+        return tuple(decision for decision in later if decision.kind == "halve")
 
 
 def study_record(

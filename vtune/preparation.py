@@ -77,7 +77,7 @@ def prepare(
     )
     if config.folder is not None:
         return _stored(build, config, config.folder, settings, loop, data, overwrite)
-    study = Study(settings, build, loop, training, validation, Journal())
+    study = Study(settings, build, loop, data, Journal())
     return Prepared(study, _seed_notes(config))
 
 
@@ -103,11 +103,12 @@ def _stored(
             found.store,
             found.sequence,
             found.checkpoints,
+            found.halved,
             config.common.checkpoint_seconds,
             config.common.max_checkpoint_bytes,
         )
         journal.event("opened", "; ".join(notes))
-        study = Study(settings, build, loop, *data, journal)
+        study = Study(settings, build, loop, data, journal)
         complete = found.past is not None and study.take_up(found.past)
         return Prepared(study, notes, complete)
     except BaseException:

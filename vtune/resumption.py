@@ -1,32 +1,18 @@
-"""What a study did so far, done once more from what was written down of it."""
+"""Bringing a study to where it was: from what was written down of it."""
 
-import dataclasses
-import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator
 
 from vtune import history
 from vtune.fusion.digest import trace_digest
 from vtune.fusion.trace import Trace
-from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake, Newcomer
+from vtune.past import Past, Record, apply
 from vtune.search.sampler import configuration_key
+from vtune.shrinking import shrink
 from vtune.storage.failure import StorageError
-from vtune.storage.records import (
-    CheckpointRecord,
-    Contents,
-    DecisionRecord,
-    EpochRecord,
-    TrialRecord,
-)
-from vtune.training.fingerprint import fingerprint
+from vtune.storage.records import DecisionRecord, EpochRecord, TrialRecord
 from vtune.training.trainer import Trainer
-from vtune.trial import Objective, Trial, TrialStatus
-
-
-Record = TrialRecord | EpochRecord | DecisionRecord
+from vtune.trial import Objective, Trial
 
 
 def digest_of(newcomer: Newcomer) -> str:
@@ -36,119 +22,6 @@ def digest_of(newcomer: Newcomer) -> str:
         newcomer: the trial.
     """
     return "" if newcomer.trace is None else trace_digest(newcomer.trace)
-
-
-@dataclasses.dataclass(frozen=True)
-class Past:
-    """What was written down of a study until its last checkpoint.
-
-    Args:
-        contents: all records, also later ones.
-        checkpoint: the checkpoint.
-        states: what it holds: the leaves of the state of each trial.
-    """
-
-    contents: Contents
-    checkpoint: CheckpointRecord
-    states: Mapping[int, tuple[np.ndarray, ...]]
-
-    @functools.cached_property
-    def records(self) -> Sequence[Record]:
-        """All records until the checkpoint, in their order."""
-        return _in_order(self.contents, self.checkpoint.sequence)
-
-    @functools.cached_property
-    def begun(self) -> int:
-        """The number of trials that had begun."""
-        return sum(isinstance(record, TrialRecord) for record in self.records)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing was written down after the checkpoint."""
-        last = _in_order(self.contents, None)[-1:]
-        return all(record.sequence <= self.checkpoint.sequence for record in last)
-
-    @property
-    def exhausted(self) -> bool:
-        """Whether the space had no further configuration."""
-        decisions = [r for r in self.records if isinstance(r, DecisionRecord)]
-        return any(d.kind == "start" and d.content["exhausted"] for d in decisions)
-
-    @property
-    def models(self) -> dict[int, tuple[np.ndarray, ...]]:
-        """The states of the best trials that had ended."""
-        return {number: self.states[number] for number in self.checkpoint.models}
-
-    @property
-    def programs(self) -> dict[int, str]:
-        """The identities of the programs by which trials have to be trained on.
-
-        They are those since the last decision, which may have changed programs; on
-        another machine all are others.
-        """
-        if self.contents.study.fingerprint != fingerprint():
-            return {}
-        found: dict[int, str] = {}
-        for record in self.records:
-            if isinstance(record, DecisionRecord):
-                found = {}
-            elif isinstance(record, EpochRecord):
-                found[record.trial] = record.program
-        return found
-
-    def trials(self, objective: Objective) -> list[Trial]:
-        """The trials as they stood.
-
-        Args:
-            objective: the metric that ranks trials.
-        """
-        return recalled(self.contents, objective, self.checkpoint.sequence)
-
-    def hyperparameters(self, seed: int) -> list[HyperParameters]:
-        """What each trial's `build` got, by number.
-
-        Args:
-            seed: the study's.
-        """
-        settings = self.contents.study.settings
-        return [
-            HyperParameters(
-                record.values,
-                steps_per_epoch=settings["steps_per_epoch"],
-                max_epochs=settings["max_epochs"],
-                origin=(seed, record.number),
-            )
-            for record in self.records
-            if isinstance(record, TrialRecord)
-        ]
-
-
-def recalled(
-    contents: Contents, objective: Objective, sequence: int | None = None
-) -> list[Trial]:
-    """The trials as they stood after some record.
-
-    Args:
-        contents: all records.
-        objective: the metric that ranks trials.
-        sequence: the record's; None: the last one.
-
-    Returns:
-        The trials, by number.
-
-    Raises:
-        StorageError: if the records contradict each other.
-    """
-    trials: list[Trial] = []
-    try:
-        for record in _in_order(contents, sequence):
-            _apply(record, trials, objective)
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise StorageError(
-            "The study's records contradict each other, so its database is damaged: "
-            f"{error!r}. Begin anew with `overwrite=True` or another `project_name`."
-        ) from error
-    return trials
 
 
 class Resumption:
@@ -186,7 +59,7 @@ class Resumption:
         """
         for record in past.records:
             self._prepare(record)
-            _apply(record, self.trials, self._objective)
+            apply(record, self.trials, self._objective)
             if isinstance(record, TrialRecord):
                 yield self.trials[-1]
 
@@ -200,6 +73,10 @@ class Resumption:
                 self._apart[record.trials[0]] = record.content["reason"]
             case DecisionRecord(kind="start"):
                 self._admit(record)
+            case DecisionRecord(kind="halve"):
+                self._lay_out()
+                shrink(self._trainer, record.content)
+                self._rearranged = True
             case DecisionRecord(kind="fail"):
                 if record.content["during"] == "arranging":
                     self._lay_out()
@@ -227,42 +104,6 @@ class Resumption:
         if self._rearranged:
             self._trainer.lay_out(history.in_lanes(self.trials))
             self._rearranged = False
-
-
-def _in_order(contents: Contents, sequence: int | None) -> Sequence[Record]:
-    records: list[Record]
-    records = [*contents.trials, *contents.epochs, *contents.decisions]
-    return sorted(
-        (r for r in records if sequence is None or r.sequence <= sequence),
-        key=lambda record: record.sequence,
-    )
-
-
-def _apply(record: Record, trials: list[Trial], objective: Objective) -> None:
-    """Changes the trials as the study did when it wrote the record."""
-    match record:
-        case TrialRecord(number=number, values=values, bracket=bracket, budget=budget):
-            trials.append(Trial(number, dict(values), bracket=bracket, budget=budget))
-        case EpochRecord(trial=number, metrics=metrics, finite=finite):
-            trials[number] = history.after_epoch(
-                trials[number], metrics, finite, objective
-            )
-        case DecisionRecord():
-            for number in record.trials:
-                trials[number] = _decided(trials[number], record)
-
-
-def _decided(trial: Trial, record: DecisionRecord) -> Trial:
-    content: Any = record.content
-    match record.kind:
-        case "promote":
-            return history.promoted(trial, content["epochs"])
-        case "stop":
-            return history.stopped(trial, TrialStatus(content["status"]))
-        case "fail":
-            return history.failed(trial, content["reason"])
-        case _:
-            return trial
 
 
 def _compare(record: TrialRecord, newcomer: Newcomer | None) -> None:

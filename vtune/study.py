@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-import jax
-
 from vtune import history
 from vtune.configuration import StudyConfig
 from vtune.fusion.trace import Trace
@@ -16,18 +14,26 @@ from vtune.interruption import Interruption
 from vtune.journal import Journal
 from vtune.ledger import Ledger
 from vtune.observer import Announcer, Observer
+from vtune.past import Past
 from vtune.proposal import Build, Horizon
-from vtune.resumption import Past, Resumption
-from vtune.search.schedule import Action, Promote, Start, Stop, mean_epochs
+from vtune.resumption import Resumption
+from vtune.search.schedule import (
+    Action,
+    Promote,
+    Start,
+    Stop,
+    mean_epochs,
+    promoted_share,
+)
+from vtune.shrinking import Shrinking
 from vtune.training.data import DataSet
-from vtune.training.device import device_rule
 from vtune.training.lanes import HostState, to_tree
 from vtune.training.loop import Loop, tracer
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.training.worker import Worker
-from vtune.trial import Trainable, Trial, TrialStatus, rank
+from vtune.trial import Trainable, Trial, rank
 
 
 Result = TypeVar("Result")
@@ -40,8 +46,7 @@ class Study:
         config: the settings.
         build: the user's function.
         loop: the epoch.
-        training: what is trained on.
-        validation: what is evaluated at the end of each epoch, or None.
+        data: what is trained on, and what is evaluated after each epoch, or None.
         journal: what happens is written down there.
     """
 
@@ -50,40 +55,39 @@ class Study:
         config: StudyConfig,
         build: Build,
         loop: Loop,
-        training: DataSet,
-        validation: DataSet | None,
+        data: tuple[DataSet, DataSet | None],
         journal: Journal,
     ):
         self.config = config
         self.models: dict[int, HostState] = {}
         self.interrupted = False
         self._journal = journal
-        self._to_trace = tracer(loop, training, validation)
+        self._to_trace = tracer(loop, *data)
         self._intake = Intake(
             build,
             config.sampler,
             Horizon(loop.steps_per_epoch, config.schedule.max_epochs, config.seed),
             config.objective,
             self._to_trace,
-            (training, validation),
+            data,
         )
         self._trainer = Trainer(
             loop,
-            training,
-            validation,
+            *data,
             seed=config.seed,
             lanes=config.lanes,
             fuse_widths=config.fuse_widths,
             steps=mean_epochs(config.schedule.plan) * loop.steps_per_epoch,
+            promoted=promoted_share(config.schedule.plan),
             report=self._report,
         )
-        plan = config.schedule.plan
-        self._announcer = Announcer(config.objective, plan, loop.steps_per_epoch)
-        self._ledger = Ledger(config.objective, journal, self._announcer)
+        objective, steps = config.objective, loop.steps_per_epoch
+        self._announcer = Announcer(objective, config.schedule.plan, steps)
+        self._ledger = Ledger(objective, journal, self._announcer)
+        self._shrinking = Shrinking(self._trainer, journal, self._report)
         self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker
-        self._capacity = device_rule(jax.default_backend()).most
         self._arranged = True
         self._phase = ""
 
@@ -108,7 +112,7 @@ class Study:
         return self._trainer.shares
 
     def state(self, number: int, trainable: Trainable) -> Any:
-        """A kept trial's state as `train_step` knows it.
+        """The state of a kept trial as `train_step` knows it.
 
         Args:
             number: the trial.
@@ -126,14 +130,10 @@ class Study:
             Whether it is complete, so that there is nothing to run.
         """
         self._past = past
-        trials = past.trials(self.config.objective)
-        actions = self.config.schedule.next(
-            trials, exhausted=past.exhausted, capacity=self._capacity
-        )
-        running = any(trial.status is TrialStatus.RUNNING for trial in trials)
-        complete = past.is_whole and not actions and not running
+        schedule, objective = self.config.schedule, self.config.objective
+        complete = past.is_complete(schedule, objective, self._trainer.capacity)
         if complete:
-            self._ledger.trials = trials
+            self._ledger.trials = past.trials(objective)
             self._intake.hyperparameters = past.hyperparameters(self.config.seed)
             self.models = dict(past.models)
             self._journal.close()
@@ -166,20 +166,21 @@ class Study:
         self._announcer.begin(observer)
         self._worker = Worker()
         # Those that go on have other weights when they end.
-        ended = [t.number for t in self.trials if t.status is not TrialStatus.RUNNING]
-        self.models = {n: s for n, s in self.models.items() if n in ended}
+        for number in history.in_lanes(self.trials):
+            self.models.pop(number, None)
         try:
             with Interruption() as self._interruption:
                 if self._past is not None:
                     self._resume(self._past)
                     self._past = None
-                while not self._interruption.requested and self._step():
+                while not self._stop() and self._step():
                     self._show("training")
                 self._save()
-            self.interrupted = self._interruption.requested
+            self.interrupted = self._stop()
             how = "interrupted" if self.interrupted else "finished"
             self._journal.event(how, f"{how} with {len(self.trials)} trials")
         finally:
+            self._trainer.close()
             self._worker.close()
             try:
                 self._journal.close()
@@ -191,9 +192,9 @@ class Study:
 
     def _step(self) -> bool:
         """Decides, then trains an epoch; False when there is nothing left to do."""
-        actions = self.config.schedule.next(
-            self.trials, exhausted=self._intake.exhausted, capacity=self._capacity
-        )
+        schedule, exhausted = self.config.schedule, self._intake.exhausted
+        most = self._trainer.capacity
+        actions = schedule.next(self.trials, exhausted=exhausted, capacity=most)
         self._decide(actions)
         if actions or not self._arranged:
             self._arrange()
@@ -211,8 +212,6 @@ class Study:
         if self._journal.kept:
             lanes = self._trainer.states(history.in_lanes(self.trials))
             self._journal.checkpoint(lanes, self.models)
-
-    # ------------------------------------------------------------------ decisions
 
     def _decide(self, actions: Sequence[Action]) -> None:
         """Carries out what the schedule wants."""
@@ -248,36 +247,34 @@ class Study:
             self._journal.decide("apart", (number,), reason=reason)
         self._journal.start(traces, probed=probed, exhausted=exhausted)
 
-    # ------------------------------------------------------------------ training
-
     def _arrange(self) -> None:
         self._arranged = False
         while not self._arranged:
+            self._shrinking.again("arranging")
             trials = history.in_lanes(self.trials)
-            failures = self._beside(lambda: self._trainer.arrange(trials))
-            for number, error in failures.items():
+            arranged = self._beside(lambda: self._trainer.arrange(trials))
+            self._shrinking.decide(arranged.overflows, "arranging")
+            for number, error in arranged.failures.items():
                 self._ledger.fail(number, error, "arranging")
-            self._arranged = not failures
+            self._arranged = arranged.is_whole
 
     def _train(self, numbers: Sequence[int]) -> None:
         started = time.perf_counter()
-        stop = lambda: self._interruption.requested  # noqa: E731
-        results = self._beside(lambda: self._trainer.train(numbers, stop))
-        self._announcer.tick(len(results), time.perf_counter() - started)
-        self._arranged = not any(result.failure for result in results.values())
-        self._ledger.train(results)
+        held = self._shrinking.again("training")
+        numbers = [number for number in numbers if number not in held]
+        trained = self._beside(lambda: self._trainer.train(numbers, self._stop))
+        self._announcer.tick(len(trained.results), time.perf_counter() - started)
+        self._arranged = trained.is_whole and not held
+        self._shrinking.decide(trained.overflows, "training")
+        self._ledger.train(trained.results)
 
     def _keep_models(self, trials: Sequence[Trial]) -> None:
         """Takes the states of those among some trials that belong to the best."""
-        known = [self.trials[number] for number in self.models]
-        fresh = [trial for trial in trials if trial.number not in self.models]
-        best = rank([*known, *fresh], self.config.objective)[: self.config.keep_models]
+        known = {t.number: t for t in trials} | {n: self.trials[n] for n in self.models}
+        best = rank([*known.values()], self.config.objective)[: self.config.keep_models]
         wanted = [t.number for t in best if t.number not in self.models]
-        self.models.update(self._trainer.states(wanted))
-        places = [t.number for t in best if t.number in self.models]
-        self.models = {number: self.models[number] for number in places}
-
-    # ------------------------------------------------------------------ side by side
+        found = self._trainer.states(wanted) | self.models
+        self.models = {t.number: found[t.number] for t in best if t.number in found}
 
     def _beside(self, work: Callable[[], Result]) -> Result:
         """Does something in the worker's thread; the next trials are traced here."""
@@ -290,9 +287,12 @@ class Study:
             self._show(phase)
         return self._intake.ahead(self.config.schedule.total_trials)
 
+    def _stop(self) -> bool:
+        return self._interruption.requested
+
     def _report(self, phase: str) -> None:
         """Takes down what takes long; Ctrl-C ends it here."""
-        if self._interruption.requested:
+        if self._stop():
             raise KeyboardInterrupt
         self._phase = phase
 

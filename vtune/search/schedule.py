@@ -128,6 +128,21 @@ def mean_epochs(plan: Sequence[Sequence[tuple[int | None, int]]]) -> float:
     return epochs / trials if trials else 0.0
 
 
+def promoted_share(plan: Sequence[Sequence[tuple[int | None, int]]]) -> float:
+    """The part of a rung's trials that go on to the next, at the first rung that ends.
+
+    Args:
+        plan: a schedule's `plan`.
+
+    Returns:
+        A number from 0 to 1; 0 where no trial is promoted.
+    """
+    for (before, _), (after, _) in (rungs[:2] for rungs in plan if len(rungs) > 1):
+        if before and after:
+            return after / before
+    return 0.0
+
+
 @dataclasses.dataclass(frozen=True)
 class Brackets:
     """Brackets of rungs: at each rung's end the best trials go on, the others stop.

@@ -1,7 +1,10 @@
 """What is known beforehand of a kind of device: measured once, shipped as a table."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
+
+import jax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,3 +41,23 @@ DEVICE_RULES: Mapping[str, DeviceRule] = {
 def device_rule(platform: str) -> DeviceRule:
     """The rule for a platform; an unknown one is treated as a GPU."""
     return DEVICE_RULES.get(platform, DEVICE_RULES["gpu"])
+
+
+# A CPU's programs share its memory with everything else.
+_SHARE_OF_HOST = 4
+
+
+def memory_limit() -> int | None:
+    """The bytes of memory that programs may use, or None where that is not known.
+
+    It is what the device's allocator may take; on a CPU a quarter of the physical
+    memory, in whole GiB, so that the same machine says the same after a restart.
+    """
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    try:
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    return max(1, round(physical / _SHARE_OF_HOST / 2**30)) * 2**30

@@ -24,8 +24,8 @@ class Member:
         cohort: the number of its cohort.
         keys: its random keys, as data.
         epoch: the epochs that it has trained.
-        state: its state, in its own shapes, while it is in no lane; None before the
-            first step and while it is in one.
+        state: its state, in its own shapes, while it is in no lane, and until it was
+            trained in one; None before the first step and from then on.
     """
 
     trace: Trace
@@ -33,6 +33,10 @@ class Member:
     keys: LaneKeys
     epoch: int = 0
     state: HostState | None = None
+
+    def trained(self) -> "Member":
+        """The trial after one more epoch, its state in its lane alone."""
+        return dataclasses.replace(self, epoch=self.epoch + 1, state=None)
 
     def in_lane(self, widening: Widening) -> "Lane":
         """What a lane holds.

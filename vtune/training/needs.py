@@ -40,7 +40,7 @@ def needed(
         widening = cohorts[cohort].widening
         requests["epoch", cohort] = epoch_request(
             LaneFunctions(widening, loop),
-            cohorts[cohort].form,
+            arrangement.form,
             arrangement.lanes,
             training,
             validation,

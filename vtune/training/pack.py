@@ -39,6 +39,11 @@ class Pack:
     keys: Any
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the states are gone with a program that failed."""
+        return any(leaf.is_deleted() for leaf in self.state)
+
+    @property
     def entries(self) -> int:
         """The entries of all states: what a step of it takes grows with them."""
         return sum(leaf.size for leaf in self.state)
@@ -95,28 +100,27 @@ class EpochResult:
     program: str = ""
 
 
-Outcome = tuple[Any, Any] | Exception
-
-
-def dispatch(
-    pack: Pack, epochs: Mapping[int, int], data: EpochData
-) -> tuple[Pack, Outcome]:
-    """Sends a pack off for an epoch, without waiting for it.
+def run_epoch(
+    pack: Pack, epochs: Mapping[int, int], data: EpochData, names: Sequence[str]
+) -> tuple[Pack, dict[int, EpochResult] | Exception]:
+    """Runs a pack for an epoch, and reads its metrics.
 
     Args:
         pack: the pack; its state's memory is given away.
         epochs: the epochs that each trial to train has trained; the others in the pack
             stay frozen.
         data: the data sets.
+        names: the names of the metrics.
 
     Returns:
-        The pack with its next state, and the outcome to `collect`.
+        The pack with its next state and the result of each trained trial; or the pack
+        as it was, whose state may be lost, and what kept it from being trained.
     """
     spare = [0] * (pack.lanes - len(pack.trials))
     trained = [epochs.get(trial, 0) for trial in pack.trials]
     active = [trial in epochs for trial in pack.trials]
     try:
-        state, metrics, finite = pack.program(
+        state, *figures = pack.program(
             pack.state,
             pack.constants,
             pack.sizes,
@@ -125,41 +129,19 @@ def dispatch(
             np.array(active + spare, np.bool_),
             *data,
         )
+        metrics, finite = jax.device_get(figures)
     except Exception as error:
         return pack, error
-    return dataclasses.replace(pack, state=state), (metrics, finite)
-
-
-def collect(
-    pack: Pack, outcome: Outcome, wanted: frozenset[int], names: Sequence[str]
-) -> dict[int, EpochResult]:
-    """Waits for an epoch and reads its metrics.
-
-    Args:
-        pack: the pack.
-        outcome: what `dispatch` returned.
-        wanted: the trials that were trained.
-        names: the names of the metrics.
-
-    Returns:
-        The result of each trained trial of the pack.
-    """
-    try:
-        if isinstance(outcome, Exception):
-            raise outcome
-        metrics, finite = jax.device_get(outcome)
-    except Exception as error:
-        failure = EpochResult({}, False, error)
-        return {trial: failure for trial in pack.trials if trial in wanted}
-    return {
+    results = {
         trial: EpochResult(
             dict(zip(names, map(float, metrics[lane]))),
             bool(finite[lane]),
             program=pack.program.identity,
         )
         for lane, trial in enumerate(pack.trials)
-        if trial in wanted
+        if trial in epochs
     }
+    return dataclasses.replace(pack, state=state), results
 
 
 def still_fits(
@@ -188,7 +170,7 @@ def own_states(
     packs: Sequence[Pack],
     trials: Sequence[int],
     members: Mapping[int, Member],
-    cohorts: Sequence[Cohort],
+    cohorts: Sequence[Cohort] | Mapping[int, Cohort],
 ) -> dict[int, HostState]:
     """The states of trials in their lanes, copied to the host.
 
@@ -196,7 +178,7 @@ def own_states(
         packs: the packs.
         trials: the trials; those in none of the packs are left out.
         members: what is known of each trial.
-        cohorts: all cohorts, by number.
+        cohorts: their cohorts, by number.
 
     Returns:
         Each trial's leaves in its own shapes, random keys as their data.

@@ -1,7 +1,6 @@
 """The device side of a search: which trial is in which lane, epoch after epoch."""
 
 import dataclasses
-import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,28 +13,22 @@ from vtune.training.admission import Admission, Do
 from vtune.training.assignment import Envelope, Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
-from vtune.training.compile import Program, Request, compile_all
+from vtune.training.compile import Ahead, Program, Request, compile_all
 from vtune.training.data import DataSet
+from vtune.training.device import device_rule, memory_limit
 from vtune.training.grouping import FuseWidths
 from vtune.training.lanes import HostState
 from vtune.training.loop import Loop
-from vtune.training.member import Member, initialised
+from vtune.training.member import Member
 from vtune.training.needs import needed
-from vtune.training.pack import (
-    EpochData,
-    EpochResult,
-    Pack,
-    collect,
-    dispatch,
-    own_states,
-    packed,
-    still_fits,
-)
-from vtune.training.plan import Arrangement, Layout, lay_out
+from vtune.training.overflow import Overflow, check_size, overflowed, planned_bytes
+from vtune.training.pack import EpochData, Pack
+from vtune.training.plan import Layout, lay_out, shrunk
 from vtune.training.requests import keys_request
+from vtune.training.roster import Arranged, Roster, Trained
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
-from vtune.training.streams import side_by_side, streams
+from vtune.training.streams import streams
 
 
 class Trainer:
@@ -53,6 +46,7 @@ class Trainer:
         lanes: `"vmap"`, `"map"` or `"auto"`.
         fuse_widths: which widths share a program: `"always"`, `"never"` or `"auto"`.
         steps: the training steps that a trial is expected to take.
+        promoted: the part of the trials that go on at a rung's end.
         report: is called with a text while something takes long.
     """
 
@@ -66,6 +60,7 @@ class Trainer:
         lanes: Lanes = "auto",
         fuse_widths: FuseWidths = "auto",
         steps: float = 1000.0,
+        promoted: float = 0.0,
         report: Callable[[str], None] = lambda text: None,
     ):
         self._loop = loop
@@ -75,16 +70,24 @@ class Trainer:
         )
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
+        self._promoted = promoted
+        self._ahead = Ahead()
         self._report = report
         self._admission = Admission(
             Settings(lanes, fuse_widths, self._platform, steps),
             Verdicts(loop, training, validation, seed, report),
         )
-        self._members: dict[int, Member] = {}
-        self._packs: list[Pack] = []
+        self._roster = Roster()
         self._lanes: dict[int, int] = {}
+        self._most: dict[int, int] = {}
+        self._memory = planned_bytes(memory_limit())
         self._programs: dict[Any, int] = {}
         self.statistics = Statistics()
+
+    @property
+    def capacity(self) -> int:
+        """How many trials are worth training at a time."""
+        return device_rule(self._platform).most
 
     @property
     def cohorts(self) -> tuple[Cohort, ...]:
@@ -94,8 +97,9 @@ class Trainer:
     @property
     def running(self) -> tuple[int, int]:
         """The lanes of all programs at present, and the number of programs."""
-        programs = {id(pack.program) for pack in self._packs}
-        return sum(pack.lanes for pack in self._packs), len(programs)
+        packs = self._roster.packs
+        programs = {id(pack.program) for pack in packs}
+        return sum(pack.lanes for pack in packs), len(programs)
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -129,7 +133,8 @@ class Trainer:
             raise program
         for number, trace in traces.items():
             keys = jax.device_get(program(self._seed, np.int32(number)))
-            self._members[number] = Member(trace, self._admission.chosen[number], keys)
+            member = Member(trace, self._admission.chosen[number], keys)
+            self._roster.enter(number, member)
         return found.apart
 
     def restore(self, number: int, state: HostState, epoch: int) -> None:
@@ -140,8 +145,10 @@ class Trainer:
             state: the leaves of its state, random keys as their data.
             epoch: the epochs that it has trained.
         """
-        member = self._members[number]
-        self._members[number] = dataclasses.replace(member, state=state, epoch=epoch)
+        member = self._roster[number]
+        self._roster.enter(
+            number, dataclasses.replace(member, state=state, epoch=epoch)
+        )
 
     def lay_out(self, trials: Sequence[int]) -> Layout:
         """Decides which programs train some trials; `arrange` does it.
@@ -155,15 +162,25 @@ class Trainer:
             For each cohort its trials, the lanes of its program, and how often it runs.
         """
         layout = lay_out(
-            {trial: self._members[trial].cohort for trial in trials},
+            {trial: self._roster[trial].cohort for trial in trials},
             self.cohorts,
             platform=self._platform,
             before=self._lanes,
+            most=self._most,
         )
         self._lanes = {cohort: a.lanes for cohort, (_, a) in layout.items()}
         return layout
 
-    def arrange(self, trials: Sequence[int]) -> dict[int, Exception]:
+    def limit(self, cohort: int, lanes: int) -> None:
+        """Has the programs of a cohort run few lanes from now on.
+
+        Args:
+            cohort: its number.
+            lanes: the most that they have.
+        """
+        self._most[cohort] = lanes
+
+    def arrange(self, trials: Sequence[int]) -> Arranged:
         """Puts trials into lanes: compiles what is missing, moves states where needed.
 
         Args:
@@ -171,14 +188,15 @@ class Trainer:
                 are forgotten.
 
         Returns:
-            For each trial that cannot be trained, what keeps it.
+            What keeps trials from being trained. Those of a program that is too large
+            are in no lane; with their cohort limited, they can be arranged again.
         """
         layout = self.lay_out(trials)
         requests = needed(
             layout,
             self.cohorts,
             self._loop,
-            {t: self._members[t].trace for t in trials if self._is_new(t)},
+            self._roster.new(trials),
             (self._first_batch, *self._data),
         )
         programs = dict(zip(requests, self._compile(list(requests.values()))))
@@ -189,22 +207,34 @@ class Trainer:
             self.statistics, training_programs=len(self._programs)
         )
         failures: dict[int, Exception] = {}
+        overflows: list[Overflow] = []
         packs: list[Pack] = []
-        for cohort, (members, arrangement) in layout.items():
-            failures |= self._initialise(cohort, members, programs)
-            healthy = [trial for trial in members if trial not in failures]
-            program = programs["epoch", cohort]
-            packs += self._pack(cohort, healthy, arrangement, program)
-        self._packs = packs
-        self._members = {
-            trial: dataclasses.replace(self._members[trial], state=None)
-            for trial in trials
-        }
-        return failures
+        for number, (members, arrangement) in layout.items():
+            cohort, program = self.cohorts[number], programs["epoch", number]
+            try:
+                if isinstance(program, Exception):
+                    raise program
+                check_size(program.bytes, self._memory, arrangement.lanes)
+                found = self._roster.initialise(
+                    members, cohort, programs, self._first_batch
+                )
+                healthy = [trial for trial in members if trial not in found]
+                packs += self._roster.place(healthy, cohort, program, arrangement)
+                failures |= found
+            except Exception as error:
+                self._roster.unload(cohort)
+                overflow = overflowed(
+                    number, arrangement.lanes, members, program, error
+                )
+                overflows += [overflow] if overflow else []
+                failures |= {} if overflow else dict.fromkeys(members, error)
+        self._roster.keep(packs, trials)
+        self._compile_ahead(layout)
+        return Arranged(failures, tuple(overflows))
 
     def train(
         self, trials: Sequence[int], stop: Callable[[], bool] = lambda: False
-    ) -> dict[int, EpochResult]:
+    ) -> Trained:
         """Trains some of the arranged trials for one epoch; the others stay frozen.
 
         Args:
@@ -212,80 +242,42 @@ class Trainer:
             stop: is asked before each program runs; true leaves the rest untrained.
 
         Returns:
-            The result of each trial that was trained.
+            The result of each trial that was trained, or that cannot be trained on.
+            Those of a program that is too large are in no lane, as they were before;
+            with their cohort limited, they can be arranged again.
         """
         started = time.perf_counter()
-        epochs = {trial: self._members[trial].epoch for trial in trials}
-
-        def turn(pack: Pack) -> tuple[Pack, dict[int, EpochResult]]:
-            if stop():
-                return pack, {}
-            after, outcome = dispatch(pack, epochs, self._data)
-            names = self.cohorts[pack.cohort].widening.envelope.metric_names
-            return after, collect(pack, outcome, frozenset(epochs), names)
-
-        turns = [
-            pack for pack in self._packs if not epochs.keys().isdisjoint(pack.trials)
-        ]
-        # What takes longest begins first, so that all threads end at about one time.
-        turns.sort(key=lambda pack: -pack.entries)
-        done = side_by_side(
-            [functools.partial(turn, pack) for pack in turns], streams(self._platform)
-        )
-        after = {id(pack): new for pack, (new, _) in zip(turns, done)}
-        self._packs = [after.get(id(pack), pack) for pack in self._packs]
-        results = {trial: r for _, found in done for trial, r in found.items()}
-        for trial, result in results.items():
-            epoch = epochs[trial] + (result.failure is None)
-            member = self._members[trial]
-            self._members[trial] = dataclasses.replace(member, epoch=epoch)
+        threads = streams(self._platform)
+        trained = self._roster.train(trials, self._data, self.cohorts, threads, stop)
         seconds = time.perf_counter() - started
         self.statistics = self.statistics.plus(training_seconds=seconds)
-        return results
+        return trained
 
     def states(self, trials: Sequence[int]) -> dict[int, HostState]:
         """The leaves of the states of trials, in a lane or yet to be put into one."""
-        placed = own_states(self._packs, trials, self._members, self.cohorts)
-        known = {n: self._members[n].state for n in trials if n in self._members}
-        return {n: state for n, state in known.items() if state is not None} | placed
+        return self._roster.states(trials, self.cohorts)
 
-    def _is_new(self, trial: int) -> bool:
-        placed = any(trial in pack.trials for pack in self._packs)
-        return not placed and self._members[trial].state is None
+    def close(self) -> None:
+        """Compiles nothing ahead any more."""
+        self._ahead.stop()
 
-    def _initialise(
-        self,
-        cohort: int,
-        members: Sequence[int],
-        programs: Mapping[tuple[str, int], Program | Exception],
-    ) -> dict[int, Exception]:
-        """Makes the first states of new trials; returns what keeps trials from it."""
-        epoch = programs["epoch", cohort]
-        if isinstance(epoch, Exception):
-            return dict.fromkeys(members, epoch)
-        new = {trial: self._members[trial] for trial in filter(self._is_new, members)}
-        widening = self.cohorts[cohort].widening
-        made, failures = initialised(new, widening, programs, self._first_batch)
-        self._members |= made
-        return failures
-
-    def _pack(
-        self,
-        cohort: int,
-        members: Sequence[int],
-        arrangement: Arrangement,
-        program: Any,
-    ) -> list[Pack]:
-        old = [pack for pack in self._packs if pack.cohort == cohort]
-        if still_fits(old, members, arrangement):
-            return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
-        states = own_states(old, members, self._members, self.cohorts)
-        for trial, state in states.items():
-            member = self._members[trial]
-            self._members[trial] = dataclasses.replace(member, state=state)
-        widening = self.cohorts[cohort].widening
-        entries = {trial: self._members[trial].in_lane(widening) for trial in members}
-        return packed(cohort, program, arrangement, entries)
+    def _compile_ahead(self, layout: Layout) -> None:
+        """Begins to compile what later rungs will need, the next one's first."""
+        # The cores that would compile are those that train.
+        if self._platform == "cpu":
+            return
+        for smaller in shrunk(layout, self._promoted):
+            numbers = {t: c for c, trials in smaller.items() for t in trials}
+            later = lay_out(
+                numbers,
+                self.cohorts,
+                platform=self._platform,
+                before=self._lanes,
+                most=self._most,
+            )
+            data = (self._first_batch, *self._data)
+            requests = needed(later, self.cohorts, self._loop, {}, data)
+            self._ahead.begin(list(requests.values()))
 
     def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:
         programs, seconds = compile_all(requests, self._report)

@@ -1,0 +1,256 @@
+"""Which trial is in which lane, and where its state is."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from vtune.fusion.trace import Trace
+from vtune.training.cohort import Cohort
+from vtune.training.compile import Program
+from vtune.training.lanes import HostState
+from vtune.training.member import Member, initialised
+from vtune.training.overflow import Overflow, overflowed
+from vtune.training.pack import (
+    EpochData,
+    EpochResult,
+    Pack,
+    own_states,
+    packed,
+    run_epoch,
+    still_fits,
+)
+from vtune.training.plan import Arrangement
+from vtune.training.streams import side_by_side
+
+
+@dataclasses.dataclass(frozen=True)
+class Arranged:
+    """What putting trials into lanes gave.
+
+    Args:
+        failures: for each trial that cannot be trained, what keeps it.
+        overflows: the programs that the device has no memory for.
+    """
+
+    failures: Mapping[int, Exception]
+    overflows: tuple[Overflow, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all trials are in lanes."""
+        return not self.failures and not self.overflows
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What an epoch gave.
+
+    Args:
+        results: the result of each trial that was trained, or is lost.
+        overflows: the programs that the device has no memory for.
+    """
+
+    results: Mapping[int, EpochResult]
+    overflows: tuple[Overflow, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all trials are in their lanes still."""
+        failed = any(result.failure for result in self.results.values())
+        return not failed and not self.overflows
+
+
+class Roster:
+    """The trials that were admitted, in lanes or waiting for one.
+
+    A trial's state is in its lane; until it was trained there, it is in the host's
+    memory as well, so that it is not lost with a program that fails at once.
+    """
+
+    def __init__(self):
+        self._members: dict[int, Member] = {}
+        self._packs: list[Pack] = []
+
+    @property
+    def packs(self) -> Sequence[Pack]:
+        """The programs with trials in their lanes."""
+        return self._packs
+
+    def __getitem__(self, trial: int) -> Member:
+        """What is known of a trial.
+
+        Args:
+            trial: its number.
+        """
+        return self._members[trial]
+
+    def enter(self, number: int, member: Member) -> None:
+        """Takes a trial in, or what is known of it from now on.
+
+        Args:
+            number: the trial.
+            member: what is known of it.
+        """
+        self._members[number] = member
+
+    def new(self, trials: Sequence[int]) -> dict[int, Trace]:
+        """The functions of those among some trials that have no state yet.
+
+        Args:
+            trials: which.
+        """
+        placed = {trial for pack in self._packs for trial in pack.trials}
+        return {
+            trial: self._members[trial].trace
+            for trial in trials
+            if trial not in placed and self._members[trial].state is None
+        }
+
+    def initialise(
+        self,
+        members: Sequence[int],
+        cohort: Cohort,
+        programs: Mapping[tuple[str, int], Program | Exception],
+        batch: Any,
+    ) -> dict[int, Exception]:
+        """Makes the first states of trials that have none.
+
+        Args:
+            members: trials of a cohort.
+            cohort: the cohort.
+            programs: for `("init", number)` what makes a trial's state.
+            batch: the first training batch.
+
+        Returns:
+            For each trial that has no state what keeps it from one.
+        """
+        new = {trial: self._members[trial] for trial in self.new(members)}
+        made, failures = initialised(new, cohort.widening, programs, batch)
+        self._members |= made
+        return failures
+
+    def place(
+        self,
+        members: Sequence[int],
+        cohort: Cohort,
+        program: Program,
+        arrangement: Arrangement,
+    ) -> list[Pack]:
+        """Puts the trials of a cohort into lanes, unless they can stay where they are.
+
+        Args:
+            members: the trials, with a state each.
+            cohort: the cohort.
+            program: its compiled epoch.
+            arrangement: how many lanes and packs.
+
+        Returns:
+            The packs; `keep` takes them over.
+        """
+        old = [pack for pack in self._packs if pack.cohort == cohort.number]
+        if still_fits(old, members, arrangement):
+            return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
+        self.unload(cohort)
+        entries = {n: self._members[n].in_lane(cohort.widening) for n in members}
+        return packed(cohort.number, program, arrangement, entries)
+
+    def unload(self, cohort: Cohort) -> None:
+        """Takes the trials of a cohort out of their lanes.
+
+        Args:
+            cohort: the cohort.
+        """
+        for pack in [p for p in self._packs if p.cohort == cohort.number]:
+            self._unload(pack, cohort)
+
+    def keep(self, packs: Sequence[Pack], trials: Sequence[int]) -> None:
+        """Has some packs and no others; forgets all trials but some.
+
+        Args:
+            packs: the packs.
+            trials: the trials, in these packs or waiting.
+        """
+        self._packs = list(packs)
+        self._members = {trial: self._members[trial] for trial in trials}
+
+    def states(
+        self, trials: Sequence[int], cohorts: Sequence[Cohort]
+    ) -> dict[int, HostState]:
+        """The leaves of the states of trials, in a lane or waiting for one.
+
+        Args:
+            trials: the trials; those without a state are left out.
+            cohorts: all cohorts, by number.
+        """
+        placed = own_states(self._packs, trials, self._members, cohorts)
+        known = {n: self._members[n].state for n in trials if n in self._members}
+        return {n: state for n, state in known.items() if state is not None} | placed
+
+    def train(
+        self,
+        trials: Sequence[int],
+        data: EpochData,
+        cohorts: Sequence[Cohort],
+        threads: int,
+        stop: Callable[[], bool],
+    ) -> Trained:
+        """Trains trials for an epoch; the others in their programs stay frozen.
+
+        Args:
+            trials: the trials.
+            data: the data sets.
+            cohorts: all cohorts, by number.
+            threads: how many programs run at a time.
+            stop: is asked before each program runs; true leaves the rest untrained.
+
+        Returns:
+            What the epoch gave.
+        """
+        epochs = {trial: self._members[trial].epoch for trial in trials}
+
+        def turn(pack: Pack) -> tuple[Pack, dict[int, EpochResult] | Exception]:
+            names = cohorts[pack.cohort].widening.envelope.metric_names
+            return (pack, {}) if stop() else run_epoch(pack, epochs, data, names)
+
+        turns = [p for p in self._packs if not epochs.keys().isdisjoint(p.trials)]
+        # What takes longest begins first, so that all threads end at about one time.
+        turns.sort(key=lambda pack: -pack.entries)
+        done = side_by_side([functools.partial(turn, p) for p in turns], threads)
+        results: dict[int, EpochResult] = {}
+        overflows: dict[int, Overflow] = {}
+        for before, (after, outcome) in zip(turns, done):
+            if isinstance(outcome, Exception):
+                lost, overflow = self._failed(before, cohorts[before.cohort], outcome)
+                failing = lost | (set() if overflow else epochs.keys())
+                for trial in failing.intersection(before.trials):
+                    results[trial] = EpochResult({}, False, outcome)
+                if overflow is not None:
+                    known = overflows.get(before.cohort)
+                    overflows[before.cohort] = overflow.joined(known)
+                continue
+            self._packs[self._packs.index(before)] = after
+            results |= outcome
+            for trial in outcome:
+                self._members[trial] = self._members[trial].trained()
+        return Trained(results, tuple(overflows.values()))
+
+    def _failed(
+        self, pack: Pack, cohort: Cohort, error: Exception
+    ) -> tuple[set[int], Overflow | None]:
+        """Takes out the trials of a pack that cannot run; tells which are lost."""
+        if pack.is_lost:
+            self._packs.remove(pack)
+        else:
+            self._unload(pack, cohort)
+        lost = {t for t in pack.trials if self._members[t].state is None}
+        left = [trial for trial in pack.trials if trial not in lost]
+        return lost, overflowed(pack.cohort, pack.lanes, left, pack.program, error)
+
+    def _unload(self, pack: Pack, cohort: Cohort) -> None:
+        found = own_states([pack], pack.trials, self._members, {pack.cohort: cohort})
+        for trial, state in found.items():
+            self._members[trial] = dataclasses.replace(
+                self._members[trial], state=state
+            )
+        self._packs.remove(pack)
