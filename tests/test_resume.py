@@ -14,6 +14,7 @@ import pytest
 import vtune as vt
 from tests import searching
 from vtune.training import fingerprint
+from vtune.training.pack import run_epoch
 
 
 ROOT = Path(__file__).parent.parent
@@ -260,8 +261,6 @@ def test_another_machine_is_named_and_the_study_goes_on(tmp_path, monkeypatch, c
 def test_bits_that_do_not_come_again_end_the_search(tmp_path, monkeypatch):
     """Eight lanes that became sixteen would be such a case."""
     search(random_search(tmp_path), callbacks=[StopAt(5)])
-    import vtune.training.pack as pack
-
     contents = vt.load_study(tmp_path / "lines").contents
     assert contents.epochs
     # As if there had been no checkpoint: all is trained again.
@@ -269,15 +268,14 @@ def test_bits_that_do_not_come_again_end_the_search(tmp_path, monkeypatch):
         for file in sorted(checkpoint.rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
         checkpoint.rmdir()
-    collect = pack.collect
 
     def other(*arguments):
-        results = collect(*arguments)
+        pack, results = run_epoch(*arguments)
         for result in results.values():
             result.metrics["loss"] += 1e-6
-        return results
+        return pack, results
 
-    monkeypatch.setattr("vtune.training.trainer.collect", other)
+    monkeypatch.setattr("vtune.training.roster.run_epoch", other)
     with pytest.raises(vt.StorageError, match="epoch 1 of trial 0: loss was"):
         search(random_search(tmp_path))
 

@@ -7,19 +7,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key, UInt32
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from vtune.fusion.evaluate import evaluate
 from vtune.fusion.evaluate_wide import evaluate_wide
-from vtune.fusion.flat import FlatFunction
 from vtune.fusion.widening import Widening
 from vtune.training.keys import LaneKeys, epoch_order, step_key
+from vtune.training.leaves import State, plain, strong, typed
 from vtune.training.loop import Batches, Loop
 
 
-State = tuple[Array, ...]
 Constants = tuple[tuple[Array, ...], ...]
 Sizes = Int[Array, " sizes"]
+Ended = tuple[State, Float[Array, " all"], Bool[Array, ""]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -39,97 +38,148 @@ class LaneFunctions:
         """Equal only if the functions are: all that a program of them depends on."""
         return (self.widening.key, self.loop)
 
-    def epoch(
-        self,
-        state: State,
-        constants: Constants,
-        sizes: Sizes,
-        keys: LaneKeys,
-        epoch: Int[Array, ""],
-        training: Any,
-        validation: Any,
-    ) -> tuple[State, Float[Array, " metrics"], Bool[Array, ""]]:
+    @property
+    def metrics(self) -> int:
+        """The number of training metrics."""
+        return len(self.widening.envelope.train_metrics)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LaneEpoch:
+    """An epoch of one lane, but for its state.
+
+    Args:
+        functions: the cohort's functions.
+        constants: the trial's values of the lifted constants, for each training
+            function and then for each evaluation function.
+        sizes: the trial's own sizes.
+        keys: the trial's keys.
+        epoch: the epoch, counted from 0.
+        training: the training set as one batch.
+        validation: the validation set as one batch, or None.
+    """
+
+    functions: LaneFunctions
+    constants: Constants
+    sizes: Sizes
+    keys: LaneKeys
+    epoch: Int[Array, ""]
+    training: Any
+    validation: Any
+
+    def whole(self, state: State) -> Ended:
         """Trains one epoch, then evaluates.
 
         Args:
             state: the leaves of the trial's state, in the envelope.
-            constants: the trial's values of the lifted constants, for each training
-                function and then for each evaluation function.
-            sizes: the trial's own sizes.
-            keys: the trial's keys.
-            epoch: the epoch, counted from 0.
-            training: the training set as one batch.
-            validation: the validation set as one batch, or None.
 
         Returns:
             The next state, the training metrics followed by the validation metrics, and
             whether the training loss and every parameter are finite.
         """
-        trace = self.widening.envelope
-        parts = len(trace.train)
-        rows = self._rows(keys, epoch)
-        leaves, metrics = self._train(
-            typed(state, trace.state_avals), constants[:parts], sizes, rows, training
-        )
-        finite = _finite(leaves, trace.parameters, metrics, trace.train_metrics)
-        if validation is not None:
-            evaluated = self._evaluate(leaves, constants[parts:], sizes, validation)
-            metrics = jnp.concatenate([metrics, evaluated])
-        return plain(leaves, trace.state_avals), metrics, finite
+        rows = self._rows()
+        leaves, each = self._steps(typed(state, self._avals), rows.whole, rows.key)
+        return self._ended(leaves, each, rows)
 
-    def _rows(self, keys: LaneKeys, epoch: Int[Array, ""]) -> "_Rows":
-        train = self.loop.train
-        order = epoch_order(
-            jax.random.wrap_key_data(keys.order), epoch, self.loop.samples
-        )
+    def slice(
+        self, state: State, first: Int[Array, ""], length: int
+    ) -> tuple[State, Float[Array, "steps metrics"]]:
+        """Takes some of the epoch's steps on whole batches.
+
+        Args:
+            state: the leaves of the trial's state, in the envelope.
+            first: the number of the first step, within the epoch.
+            length: how many steps.
+
+        Returns:
+            The next state, and the training metrics of each step.
+        """
+        rows = self._rows()
+        some = [
+            jax.lax.dynamic_slice_in_dim(array, first, length) for array in rows.whole
+        ]
+        leaves, each = self._steps(typed(state, self._avals), some, rows.key)
+        return plain(leaves, self._avals), each
+
+    def end(self, state: State, each: Float[Array, "steps metrics"]) -> Ended:
+        """Does what is left of the epoch after the steps on whole batches.
+
+        Args:
+            state: the leaves of the trial's state, in the envelope.
+            each: the training metrics of these steps.
+
+        Returns:
+            As `whole`.
+        """
+        return self._ended(typed(state, self._avals), each, self._rows())
+
+    @property
+    def _avals(self) -> Sequence[Any]:
+        return self.functions.widening.envelope.state_avals
+
+    def _rows(self) -> "_Rows":
+        loop = self.functions.loop
+        train = loop.train
+        key = jax.random.wrap_key_data(self.keys.order)
+        order = epoch_order(key, self.epoch, loop.samples)
         whole = order[: train.steps * train.size].reshape(train.steps, train.size)
         rest = order[train.steps * train.size :][: train.remainder]
-        steps = epoch * self.loop.steps_per_epoch + jnp.arange(train.count)
-        return _Rows(whole, rest, steps, jax.random.wrap_key_data(keys.step))
+        steps = self.epoch * loop.steps_per_epoch + jnp.arange(train.count)
+        key = jax.random.wrap_key_data(self.keys.step)
+        return _Rows((steps[: train.steps], whole), (steps[-1], rest), key)
 
-    def _train(
-        self,
-        leaves: list[Any],
-        constants: Constants,
-        sizes: Sizes,
-        rows: "_Rows",
-        training: Any,
+    def _step(
+        self, part: int, leaves: list[Any], batch: Any, key: Key[Array, ""]
     ) -> tuple[list[Any], Float[Array, " metrics"]]:
-        avals = self.widening.envelope.state_avals
-        functions = self.widening.functions.train
-
-        def step(part: int, leaves: list[Any], index: Any, samples: Any) -> Any:
-            batch = [array[samples] for array in jax.tree.leaves(training)]
-            key = step_key(rows.key, index)
-            outputs = evaluate_wide(
-                functions[part], constants[part], sizes, *leaves, *batch, key
-            )
-            state = _strong(outputs[: len(leaves)], avals)
-            return state, _vector(outputs[len(leaves) :])
-
-        train = self.loop.train
-        leaves, each = jax.lax.scan(
-            lambda carry, xs: step(0, carry, *xs),
-            leaves,
-            (rows.steps[: train.steps], rows.whole),
+        index, samples = batch
+        arrays = [array[samples] for array in jax.tree.leaves(self.training)]
+        outputs = evaluate_wide(
+            self.functions.widening.functions.train[part],
+            self.constants[part],
+            self.sizes,
+            *leaves,
+            *arrays,
+            step_key(key, index),
         )
+        state = strong(outputs[: len(leaves)], self._avals)
+        return state, _vector(outputs[len(leaves) :])
+
+    def _steps(
+        self, leaves: list[Any], batches: Sequence[Any], key: Key[Array, ""]
+    ) -> tuple[list[Any], Float[Array, "steps metrics"]]:
+        return jax.lax.scan(
+            lambda carry, batch: self._step(0, carry, batch, key),
+            leaves,
+            tuple(batches),
+        )
+
+    def _ended(
+        self, leaves: list[Any], each: Float[Array, "steps metrics"], rows: "_Rows"
+    ) -> Ended:
+        """Trains on the last, smaller batch, if there is one, and evaluates."""
+        train, trace = self.functions.loop.train, self.functions.widening.envelope
         total = each.sum(0) * train.size
         if train.remainder:
-            leaves, last = step(1, leaves, rows.steps[-1], rows.rest)
+            leaves, last = self._step(1, leaves, rows.rest, rows.key)
             total = total + last * train.remainder
-        return leaves, total / (train.steps * train.size + train.remainder)
+        metrics = total / (train.steps * train.size + train.remainder)
+        finite = _finite(leaves, trace.parameters, metrics, trace.train_metrics)
+        if self.validation is not None:
+            metrics = jnp.concatenate([metrics, self._evaluated(leaves)])
+        return plain(leaves, self._avals), metrics, finite
 
-    def _evaluate(
-        self, leaves: list[Any], constants: Constants, sizes: Sizes, validation: Any
-    ) -> Float[Array, " metrics"]:
-        functions = self.widening.functions.evaluate
-        batches: Batches = self.loop.evaluate  # pyright: ignore[reportAssignmentType]
-        arrays = jax.tree.leaves(validation)
+    def _evaluated(self, leaves: list[Any]) -> Float[Array, " metrics"]:
+        widening = self.functions.widening
+        functions = widening.functions.evaluate
+        constants = self.constants[len(widening.functions.train) :]
+        batches: Batches = self.functions.loop.evaluate  # pyright: ignore[reportAssignmentType]
+        arrays = jax.tree.leaves(self.validation)
         whole = batches.steps * batches.size
 
         def metrics(part: int, batch: Sequence[Any]) -> Float[Array, " metrics"]:
+            inputs = (*leaves, *batch)
             return _vector(
-                evaluate_wide(functions[part], constants[part], sizes, *leaves, *batch)
+                evaluate_wide(functions[part], constants[part], self.sizes, *inputs)
             )
 
         stacked = [
@@ -144,61 +194,17 @@ class LaneFunctions:
         return total / (whole + batches.remainder)
 
 
-def wide_init(
-    widening: Widening,
-    constants: tuple[Array, ...],
-    sizes: Sizes,
-    key: UInt32[Array, " data"],
-    batch: Any,
-) -> State:
-    """A trial's state before its first step, in the envelope.
-
-    Args:
-        widening: the cohort's functions, with an initialization.
-        constants: the trial's values of the lifted constants of `init`.
-        sizes: the trial's own sizes.
-        key: the trial's key for its initial state, as data.
-        batch: the first training batch, in the order of the data.
-
-    Returns:
-        The leaves of the state; random keys as their data.
-    """
-    inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
-    leaves = evaluate_wide(widening.functions.init, constants, sizes, *inputs)
-    return plain(leaves, widening.envelope.state_avals)
-
-
-def own_init(
-    function: FlatFunction,
-    slots: tuple[int, ...],
-    avals: Sequence[Any],
-    constants: tuple[Array, ...],
-    key: UInt32[Array, " data"],
-    batch: Any,
-) -> State:
-    """A trial's state before its first step, by its own initialization.
-
-    Args:
-        function: the initialization.
-        slots: which of its constants are handed in.
-        avals: what the leaves of the state are.
-        constants: the values of those constants.
-        key: the trial's key for its initial state, as data.
-        batch: the first training batch, in the order of the data.
-
-    Returns:
-        The leaves of the state; random keys as their data.
-    """
-    inputs = (jax.random.wrap_key_data(key), *jax.tree.leaves(batch))
-    return plain(evaluate(function, slots, constants, *inputs), avals)
-
-
 class _Rows(NamedTuple):
-    """The samples of every step of an epoch, the steps' numbers, and their key."""
+    """An epoch's steps: the number and the samples of each, and their key.
 
-    whole: Int[Array, "steps batch"]
-    rest: Int[Array, " remainder"]
-    steps: Int[Array, " count"]
+    Args:
+        whole: those on whole batches.
+        rest: the one on a smaller batch, if there is one.
+        key: what the keys of steps come from.
+    """
+
+    whole: tuple[Int[Array, " steps"], Int[Array, "steps batch"]]
+    rest: tuple[Int[Array, ""], Int[Array, " remainder"]]
     key: Key[Array, ""]
 
 
@@ -221,41 +227,3 @@ def _finite(
         if jnp.issubdtype(leaves[index].dtype, jnp.inexact):
             finite = finite & jnp.isfinite(leaves[index]).all()
     return finite
-
-
-def _is_key(aval: Any) -> bool:
-    return jnp.issubdtype(aval.dtype, jax.dtypes.prng_key)
-
-
-def _strong(leaves: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
-    """The leaves in the state's own dtypes, so that a loop can carry them."""
-    return [
-        leaf if _is_key(aval) else jax.lax.convert_element_type(leaf, aval.dtype)
-        for leaf, aval in zip(leaves, avals)
-    ]
-
-
-def plain(leaves: Sequence[Any], avals: Sequence[Any]) -> State:
-    """The leaves as arrays of numbers: keys become their data."""
-    return tuple(
-        jax.random.key_data(leaf)
-        if _is_key(aval)
-        else jax.lax.convert_element_type(leaf, aval.dtype)
-        for leaf, aval in zip(leaves, avals)
-    )
-
-
-def typed(leaves: Sequence[Any], avals: Sequence[Any]) -> list[Any]:
-    """The inverse of `plain`."""
-    return [
-        jax.random.wrap_key_data(leaf, impl=_implementation(aval))
-        if _is_key(aval)
-        else leaf
-        for leaf, aval in zip(leaves, avals)
-    ]
-
-
-def _implementation(aval: Any) -> Any:
-    found = []
-    jax.eval_shape(lambda key: found.append(jax.random.key_impl(key)), aval)
-    return found[0]

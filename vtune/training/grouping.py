@@ -35,7 +35,7 @@ def group(
     Returns:
         The indices of each group, in the order of their smallest.
     """
-    costs = [_cost(terms, rule) for terms, _ in members]
+    costs = [lane_seconds(terms, rule) for terms, _ in members]
     order = sorted(range(len(members)), key=lambda index: (costs[index], index))
     counts = np.array([members[index][1] for index in order])
     sizes = _columns([members[index][0] for index in order])
@@ -60,8 +60,13 @@ def _multiplied(terms: Terms) -> float:
     return float(sum(np.prod(factors, dtype=float) for factors in terms.multiplied))
 
 
-def _cost(terms: Terms, rule: DeviceRule) -> float:
-    """The seconds of a lane's step that depend on its sizes."""
+def lane_seconds(terms: Terms, rule: DeviceRule) -> float:
+    """The seconds of a lane's step that depend on its sizes.
+
+    Args:
+        terms: its work.
+        rule: the device's numbers.
+    """
     kept = float(sum(np.prod(factors, dtype=float) for factors in terms.kept))
     return _multiplied(terms) / rule.multiplying + kept / rule.moving
 

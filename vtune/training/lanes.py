@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune.fusion.trace import Trace
-from vtune.training.epoch import plain, typed
+from vtune.training.leaves import plain, typed
 
 
 HostState = tuple[np.ndarray, ...]

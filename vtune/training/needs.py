@@ -11,7 +11,8 @@ from vtune.training.compile import Request, abstract
 from vtune.training.epoch import LaneFunctions
 from vtune.training.loop import Loop
 from vtune.training.plan import Layout
-from vtune.training.requests import epoch_request, init_request
+from vtune.training.requests import init_request
+from vtune.training.slices import epoch_requests
 
 
 def needed(
@@ -20,6 +21,7 @@ def needed(
     loop: Loop,
     new: Mapping[int, Trace],
     data: tuple[Any, Any, Any],
+    platform: str,
 ) -> dict[tuple[str, int], Request]:
     """The programs that train and initialise some trials.
 
@@ -29,22 +31,19 @@ def needed(
         loop: the epoch.
         new: the traces of the trials that have no state yet.
         data: the first batch, the training set and the validation set or None.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`.
 
     Returns:
-        A request for `("epoch", cohort)` and for `("init", trial)` of each new trial;
-        many trials have equal ones.
+        For each cohort those of `epoch_requests`, as `("epoch", cohort)`, and one for
+        `("init", trial)` of each new trial; many trials have equal ones.
     """
     first, training, validation = jax.tree.map(abstract, data)
     requests: dict[tuple[str, int], Request] = {}
     for cohort, (members, arrangement) in layout.items():
         widening = cohorts[cohort].widening
-        requests["epoch", cohort] = epoch_request(
-            LaneFunctions(widening, loop),
-            arrangement.form,
-            arrangement.lanes,
-            training,
-            validation,
-        )
+        functions = LaneFunctions(widening, loop)
+        found = epoch_requests(functions, arrangement, platform, (training, validation))
+        requests |= {(kind, cohort): request for kind, request in found.items()}
         for trial in members:
             if trial in new:
                 request = init_request(widening, new[trial], first)

@@ -7,6 +7,7 @@ import jax
 
 from vtune.training.compile import Program
 from vtune.training.plan import LADDER
+from vtune.training.slices import Sliced
 
 
 # The part of the device's memory that is planned with: JAX's allocator loses some of it
@@ -70,7 +71,7 @@ def overflowed(
     cohort: int,
     lanes: int,
     trials: Sequence[int],
-    program: Program | Exception,
+    program: Program | Sliced | None,
     error: Exception,
 ) -> Overflow | None:
     """What is done about a program that failed, if it was too large.
@@ -79,7 +80,7 @@ def overflowed(
         cohort: the number of its cohort.
         lanes: its lanes.
         trials: the trials in them.
-        program: the program, or what kept it from being compiled.
+        program: the program; None if it could not be compiled.
         error: how it failed.
 
     Returns:
@@ -90,7 +91,7 @@ def overflowed(
     planned = isinstance(error, TooLarge)
     if half is None or not (planned or is_out_of_memory(error)):
         return None
-    identity = "" if isinstance(program, Exception) else program.identity
+    identity = "" if program is None else program.identity
     reason = str(error).partition("\n")[0]
     return Overflow(cohort, half, tuple(sorted(trials)), identity, reason, planned)
 

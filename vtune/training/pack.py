@@ -1,7 +1,7 @@
 """A program with trials in its lanes: sending it off for an epoch, reading it back."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from vtune.training.compile import Program
 from vtune.training.lanes import HostState, extract, stack
 from vtune.training.member import Lane, Member
 from vtune.training.plan import Arrangement
+from vtune.training.slices import Sliced
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -30,7 +31,7 @@ class Pack:
     """
 
     cohort: int
-    program: Program
+    program: Program | Sliced
     lanes: int
     trials: tuple[int, ...]
     state: Any
@@ -51,7 +52,7 @@ class Pack:
 
 def packed(
     cohort: int,
-    program: Program,
+    program: Program | Sliced,
     arrangement: Arrangement,
     members: Mapping[int, Lane],
 ) -> list[Pack]:
@@ -101,7 +102,11 @@ class EpochResult:
 
 
 def run_epoch(
-    pack: Pack, epochs: Mapping[int, int], data: EpochData, names: Sequence[str]
+    pack: Pack,
+    epochs: Mapping[int, int],
+    data: EpochData,
+    names: Sequence[str],
+    stop: Callable[[float], bool] = lambda done: False,
 ) -> tuple[Pack, dict[int, EpochResult] | Exception]:
     """Runs a pack for an epoch, and reads its metrics.
 
@@ -111,6 +116,8 @@ def run_epoch(
             stay frozen.
         data: the data sets.
         names: the names of the metrics.
+        stop: is asked now and then in a long epoch, with the part of it that is done;
+            true has it not trained at all.
 
     Returns:
         The pack with its next state and the result of each trained trial; or the pack
@@ -120,15 +127,21 @@ def run_epoch(
     trained = [epochs.get(trial, 0) for trial in pack.trials]
     active = [trial in epochs for trial in pack.trials]
     try:
-        state, *figures = pack.program(
+        lane = (
             pack.state,
             pack.constants,
             pack.sizes,
             pack.keys,
             np.array(trained + spare, np.int32),
             np.array(active + spare, np.bool_),
-            *data,
         )
+        if isinstance(pack.program, Sliced):
+            outcome = pack.program.run(lane, data, stop)
+        else:
+            outcome = pack.program(*lane, *data)
+        if outcome is None:
+            return pack, {}
+        state, *figures = outcome
         metrics, finite = jax.device_get(figures)
     except Exception as error:
         return pack, error

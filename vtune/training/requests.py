@@ -1,6 +1,8 @@
 """The programs of a search: the one caller of `vmap` and `map` on lanes."""
 
+import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +14,8 @@ from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
-from vtune.training.epoch import LaneFunctions, own_init, wide_init
+from vtune.training.epoch import LaneEpoch, LaneFunctions
+from vtune.training.initial import own_init, wide_init
 from vtune.training.keys import LaneKeys, lane_keys
 from vtune.training.plan import Form
 
@@ -85,45 +88,109 @@ def epoch_request(
         validation) -> (state, metrics, finite)`, where all but the last two arguments
         have a lane axis, and a lane that is not active keeps its state.
     """
-    envelope = functions.widening.envelope
+
+    def whole(state, constants, sizes, keys, epoch, training, validation):
+        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, validation)
+        return lane.whole(state)
+
+    request = _over_lanes(functions, form, lanes, whole, (training, validation))
+    return dataclasses.replace(request, key=("epoch", request.key), donated=(0,))
+
+
+def slice_request(
+    functions: LaneFunctions, form: Form, lanes: int, length: int, training: Any
+) -> Request:
+    """The program that takes some steps of an epoch in all lanes.
+
+    Args:
+        functions, form, lanes, training: as for `epoch_request`.
+        length: how many steps.
+
+    Returns:
+        A request for `(state, constants, sizes, keys, epochs, active, first, training)
+        -> (state, metrics of each step)`; `first` is the number of the first step.
+    """
+
+    def some(state, constants, sizes, keys, epoch, first, training):
+        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, None)
+        return lane.slice(state, first, length)
+
+    request = _over_lanes(functions, form, lanes, some, (_NUMBER, training))
+    return dataclasses.replace(request, key=("slice", length, request.key))
+
+
+def end_request(
+    functions: LaneFunctions, form: Form, lanes: int, training: Any, validation: Any
+) -> Request:
+    """The program that does what is left of an epoch after all slices.
+
+    Args:
+        functions, form, lanes, training, validation: as for `epoch_request`.
+
+    Returns:
+        A request for `(state, constants, sizes, keys, epochs, active, each, training,
+        validation) -> (state, metrics, finite)`; `each` is what all slices returned.
+    """
+
+    def end(state, constants, sizes, keys, epoch, each, training, validation):
+        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, validation)
+        return lane.end(state, each)
+
+    metrics = len(functions.widening.envelope.train_metrics)
+    each = jax.ShapeDtypeStruct((functions.loop.train.steps, metrics), np.float32)
+    request = _over_lanes(functions, form, lanes, end, (training, validation), (each,))
+    return dataclasses.replace(request, key=("end", request.key))
+
+
+def _over_lanes(
+    functions: LaneFunctions,
+    form: Form,
+    lanes: int,
+    function: Callable[..., Any],
+    common: tuple[Any, ...],
+    own: tuple[Any, ...] = (),
+) -> Request:
+    """A program that runs a lane's function for all lanes.
+
+    The function takes state, constants, sizes, keys, epoch, then `own`, which has a
+    lane axis as well, and `common`, which has not.
+    """
     lane = (
-        plain_state(envelope),
+        plain_state(functions.widening.envelope),
         _constants(functions.widening),
         _sizes(functions.widening),
         LaneKeys(*[key_data()] * 3),
         _NUMBER,
         jax.ShapeDtypeStruct((), jnp.bool_),
+        *own,
     )
     arguments = jax.tree.map(
         lambda aval: jax.ShapeDtypeStruct((lanes, *aval.shape), aval.dtype), lane
     )
 
-    def train_epoch(
-        state, constants, sizes, keys, epochs, active, training, validation
-    ):
-        def train(lane):
-            state, constants, sizes, keys, epoch, active = lane
-            step = lambda state: functions.epoch(  # noqa: E731
-                state, constants, sizes, keys, epoch, training, validation
-            )
+    def program(*arguments):
+        shared = arguments[len(lane) :]
+
+        def run(mine):
+            state, *before, active = mine[:6]
+            more = (*before, *mine[6:], *shared)
+            step = lambda state: function(state, *more)  # noqa: E731
             if form == "vmap":
                 return _frozen_unless(active, state, step(state))
             # One lane after another: an idle lane costs no time.
-            return jax.lax.cond(active, step, idle, state)
+            return jax.lax.cond(active, step, functools.partial(_idle, step), state)
 
-        def idle(state):
-            count = len(envelope.train_metrics) + len(envelope.eval_metrics)
-            return state, jnp.zeros(count, jnp.float32), jnp.bool_(True)
+        mine = arguments[: len(lane)]
+        return jax.vmap(run)(mine) if form == "vmap" else jax.lax.map(run, mine)
 
-        lane = (state, constants, sizes, keys, epochs, active)
-        return jax.vmap(train)(lane) if form == "vmap" else jax.lax.map(train, lane)
+    key = (functions.key, form, lanes, *map(shapes, (*own, *common)))
+    return Request(key, program, (*arguments, *common))
 
-    return Request(
-        ("epoch", functions.key, form, lanes) + (shapes(training), shapes(validation)),
-        train_epoch,
-        (*arguments, training, validation),
-        donated=(0,),
-    )
+
+def _idle(step: Callable[[Any], Any], state: Any) -> Any:
+    """What a lane gives that takes no step: its state, and nothing of use."""
+    _, *rest = jax.eval_shape(step, state)
+    return state, *[jnp.zeros(aval.shape, aval.dtype) for aval in rest]
 
 
 def _constants(widening: Widening) -> Any:
@@ -159,7 +226,7 @@ def key_data() -> jax.ShapeDtypeStruct:
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
 
 
-def _frozen_unless(active: Any, state: Any, trained: Any) -> Any:
-    new_state, metrics, finite = trained
+def _frozen_unless(active: Any, state: Any, stepped: Any) -> Any:
+    new_state, *rest = stepped
     kept = [jnp.where(active, new, old) for new, old in zip(new_state, state)]
-    return tuple(kept), metrics, finite
+    return tuple(kept), *rest

@@ -21,6 +21,7 @@ from vtune.training.pack import (
     still_fits,
 )
 from vtune.training.plan import Arrangement
+from vtune.training.slices import Sliced
 from vtune.training.streams import side_by_side
 
 
@@ -134,7 +135,7 @@ class Roster:
         self,
         members: Sequence[int],
         cohort: Cohort,
-        program: Program,
+        program: Program | Sliced,
         arrangement: Arrangement,
     ) -> list[Pack]:
         """Puts the trials of a cohort into lanes, unless they can stay where they are.
@@ -193,7 +194,7 @@ class Roster:
         data: EpochData,
         cohorts: Sequence[Cohort],
         threads: int,
-        stop: Callable[[], bool],
+        stop: Callable[[float], bool],
     ) -> Trained:
         """Trains trials for an epoch; the others in their programs stay frozen.
 
@@ -202,7 +203,8 @@ class Roster:
             data: the data sets.
             cohorts: all cohorts, by number.
             threads: how many programs run at a time.
-            stop: is asked before each program runs; true leaves the rest untrained.
+            stop: is asked before each program runs, and now and then in a long epoch,
+                with the part of it that is done; true leaves the rest untrained.
 
         Returns:
             What the epoch gave.
@@ -211,7 +213,9 @@ class Roster:
 
         def turn(pack: Pack) -> tuple[Pack, dict[int, EpochResult] | Exception]:
             names = cohorts[pack.cohort].widening.envelope.metric_names
-            return (pack, {}) if stop() else run_epoch(pack, epochs, data, names)
+            if stop(0.0):
+                return pack, {}
+            return run_epoch(pack, epochs, data, names, stop)
 
         turns = [p for p in self._packs if not epochs.keys().isdisjoint(p.trials)]
         # What takes longest begins first, so that all threads end at about one time.

@@ -14,7 +14,7 @@ from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
-from vtune.training.epoch import plain, typed
+from vtune.training.leaves import plain, typed
 from vtune.training.requests import key_data, plain_state
 
 

@@ -16,6 +16,7 @@ from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import Ahead, Program, Request, compile_all
 from vtune.training.data import DataSet
 from vtune.training.device import device_rule, memory_limit
+from vtune.training.epoch import LaneFunctions
 from vtune.training.grouping import FuseWidths
 from vtune.training.lanes import HostState
 from vtune.training.loop import Loop
@@ -27,6 +28,7 @@ from vtune.training.plan import Layout, lay_out, shrunk
 from vtune.training.requests import keys_request
 from vtune.training.roster import Arranged, Roster, Trained
 from vtune.training.share import Share
+from vtune.training.slices import assembled
 from vtune.training.statistics import Statistics
 from vtune.training.streams import streams
 
@@ -198,10 +200,11 @@ class Trainer:
             self._loop,
             self._roster.new(trials),
             (self._first_batch, *self._data),
+            self._platform,
         )
         programs = dict(zip(requests, self._compile(list(requests.values()))))
         for (kind, number), request in requests.items():
-            if kind == "epoch":
+            if kind != "init":
                 self._programs.setdefault(request.key, number)
         self.statistics = dataclasses.replace(
             self.statistics, training_programs=len(self._programs)
@@ -210,10 +213,12 @@ class Trainer:
         overflows: list[Overflow] = []
         packs: list[Pack] = []
         for number, (members, arrangement) in layout.items():
-            cohort, program = self.cohorts[number], programs["epoch", number]
+            cohort, program = self.cohorts[number], None
+            parts = {kind: programs[kind, n] for kind, n in requests if n == number}
+            parts.pop("init", None)
             try:
-                if isinstance(program, Exception):
-                    raise program
+                functions = LaneFunctions(cohort.widening, self._loop)
+                program = assembled(parts, functions, arrangement, self._platform)
                 check_size(program.bytes, self._memory, arrangement.lanes)
                 found = self._roster.initialise(
                     members, cohort, programs, self._first_batch
@@ -239,7 +244,8 @@ class Trainer:
 
         Args:
             trials: the trials to train.
-            stop: is asked before each program runs; true leaves the rest untrained.
+            stop: is asked before each program runs, and now and then in a long epoch;
+                true leaves the rest untrained.
 
         Returns:
             The result of each trial that was trained, or that cannot be trained on.
@@ -248,7 +254,13 @@ class Trainer:
         """
         started = time.perf_counter()
         threads = streams(self._platform)
-        trained = self._roster.train(trials, self._data, self.cohorts, threads, stop)
+
+        def stopped(done: float) -> bool:
+            if done and not stop():
+                self._report(f"training, {done:.0%} of an epoch")
+            return stop()
+
+        trained = self._roster.train(trials, self._data, self.cohorts, threads, stopped)
         seconds = time.perf_counter() - started
         self.statistics = self.statistics.plus(training_seconds=seconds)
         return trained
@@ -276,7 +288,7 @@ class Trainer:
                 most=self._most,
             )
             data = (self._first_batch, *self._data)
-            requests = needed(later, self.cohorts, self._loop, {}, data)
+            requests = needed(later, self.cohorts, self._loop, {}, data, self._platform)
             self._ahead.begin(list(requests.values()))
 
     def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:
