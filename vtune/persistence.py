@@ -14,6 +14,7 @@ from vtune.search.schedule import Schedule
 from vtune.storage.failure import StorageError
 from vtune.storage.folder import StudyFolder
 from vtune.storage.records import (
+    ANOTHER_MACHINE,
     CheckpointRecord,
     Contents,
     DecisionRecord,
@@ -214,7 +215,7 @@ def _moved(stored: Mapping[str, str], now: Mapping[str, str]) -> tuple[str, ...]
     if not changes:
         return ()
     return (
-        f"this is another machine: {'; '.join(changes)}; results may differ in the "
+        f"{ANOTHER_MACHINE}: {'; '.join(changes)}; results may differ in the "
         "last bits from those of an uninterrupted search",
     )
 

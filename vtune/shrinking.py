@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 from vtune.journal import Journal
+from vtune.storage.records import OUT_OF_MEMORY
 from vtune.training.overflow import Overflow
 from vtune.training.trainer import Trainer
 
@@ -73,7 +74,7 @@ class Shrinking:
             self._decide(overflow.trials, content)
             text = f"{overflow.reason}: at most {overflow.lanes} lanes from now on"
             if not overflow.planned:
-                self._journal.event("out of memory", text)
+                self._journal.event(OUT_OF_MEMORY, text)
             self._report(f"out of memory, {overflow.lanes} lanes from now on")
         self._journal.commit()
 

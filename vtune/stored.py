@@ -16,7 +16,7 @@ from vtune.storage.checkpoints import Checkpoints
 from vtune.storage.database import Database
 from vtune.storage.failure import StorageError
 from vtune.storage.folder import StudyFolder, state
-from vtune.storage.records import Contents
+from vtune.storage.records import ANOTHER_MACHINE, OUT_OF_MEMORY, Contents
 from vtune.storage.store import refuse_links
 from vtune.trial import Objective, Trial, TrialStatus, rank
 
@@ -55,6 +55,19 @@ class StoredStudy:
             for trial in self.best_trials()
         )
         return f"<StoredStudy {place}: {done}{of_all} trials done{best}>"
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the results depend on that the seed does not tell.
+
+        A device that had no memory for a program, and another machine that the study
+        went on with. Where there is nothing, the same seed gives the same bits again.
+        """
+        return tuple(
+            event.text
+            for event in self.contents.events
+            if event.kind == OUT_OF_MEMORY or ANOTHER_MACHINE in event.text
+        )
 
     def results_summary(self, num_trials: int = 10) -> ResultsSummary:
         """Prints the best trials, and returns them.

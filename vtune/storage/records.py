@@ -12,6 +12,10 @@ from vtune.parameters import Parameter
 from vtune.trial import Value
 
 
+# Events that tell why a study cannot be repeated from its seed alone.
+OUT_OF_MEMORY = "out of memory"
+ANOTHER_MACHINE = "this is another machine"
+
 DecisionKind = Literal["start", "promote", "stop", "fail", "apart", "halve"]
 
 
