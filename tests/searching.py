@@ -1,27 +1,76 @@
-"""A search that is stored, in a process of its own that can be killed.
+"""A search that is stored, in a process of its own that is killed, or kills itself.
 
-    python -m tests.searching FOLDER FORM PAUSE
+    python -m tests.searching FOLDER FORM PAUSE [MORE]
 
-It writes down, beside the study, the SHA-256 of each trial's state after each epoch.
+These are the fields of a `Life`, MORE the others as JSON. Beside the study the process
+keeps a diary, a line of JSON for each thing that happens: the SHA-256 of each trial's
+state after each epoch, checkpoints that begin and that are committed, and where the
+process kills itself.
 """
 
+import dataclasses
+import functools
 import hashlib
+import json
 import os
+import random
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 
 import vtune as vt
+from vtune.journal import Journal
+from vtune.storage.store import Store
+from vtune.training.compile import Program
 from vtune.training.trainer import Trainer
 
 
-RUNGS = [[(6, 4), (4, 10), (2, 24)], [(4, 10), (2, 24)]]
+RUNGS = [[(6, 4), (4, 16), (2, 24)], [(4, 16), (2, 24)]]
 WIDTHS = [17, 40, 96]
-SAMPLES = 192
+SAMPLES = 2400  # an epoch takes long enough to be killed in
+
+Place = Literal[
+    "after a commit",
+    "in an epoch",
+    "as a checkpoint begins",
+    "in a checkpoint",
+    "before a checkpoint is committed",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Life:
+    """What a process does.
+
+    Args:
+        folder: holds the study and the diaries.
+        form: the form of the lanes.
+        pause: the seconds that it sleeps after each epoch.
+        scale: how many times as long as `RUNGS` the rungs are.
+        interval: the seconds between checkpoints.
+        end: where it kills itself; None: nowhere.
+        checkpoints: so many it commits before it kills itself.
+        count: at which occasion after that it kills itself, from 1.
+        seed: of the moment within an epoch.
+    """
+
+    folder: str
+    form: str
+    pause: float = 0.0
+    scale: int = 1
+    interval: float = 0.2
+    end: Place | None = None
+    checkpoints: int = 0
+    count: int = 1
+    seed: int = 0
 
 
 class Network(nn.Module):
@@ -52,50 +101,164 @@ def data():
     return x, np.argmax(x[:, :3] + 0.3 * x[:, 3:6], -1).astype(np.int32)
 
 
-def tuner(folder, form, **more):
+def tuner(folder, form, scale=1, interval=0.2):
     return vt.Hyperband(
         build,
         objective="val_loss",
-        brackets=RUNGS,
+        brackets=[[(n, scale * epochs) for n, epochs in rungs] for rungs in RUNGS],
         seed=7,
         lanes=form,
         fuse_widths="always",
         keep_models=2,
         directory=str(folder),
         project_name="study",
-        checkpoint_seconds=0.2,
-        **more,
+        checkpoint_seconds=interval,
     )
 
 
-def search(tuner, **more):
+def search(tuner):
     x, y = data()
-    tuner.search(x, y, validation_split=0.25, batch_size=16, verbose=0, **more)
+    tuner.search(x, y, validation_split=0.25, batch_size=16, verbose=0)
     return tuner
 
 
-def watch(file, pause):
-    """Has every epoch write down what the states of its trials are."""
-    train = Trainer.train
+def telling(train, tell):
+    """A `Trainer.train` that tells what the states are of the trials that it trained.
 
-    def watched(self, trials, stop=lambda: False):
-        results = train(self, trials, stop)
-        states = self.states(sorted(results))
-        with open(file, "a", encoding="utf-8") as lines:
-            for number, leaves in sorted(states.items()):
-                digest = hashlib.sha256(b"".join(leaf.tobytes() for leaf in leaves))
-                epoch = self._members[number].epoch
-                lines.write(f"{number} {epoch} {digest.hexdigest()}\n")
-        time.sleep(pause)
-        return results
+    Args:
+        train: the method itself.
+        tell: is called with the trainer, the time at which the epoch began, and by
+            trial the epochs that it has trained and the SHA-256 of its state.
+    """
 
-    Trainer.train = watched
+    @functools.wraps(train)
+    def told(self, trials, *more):
+        before = {number: self._roster[number].epoch for number in trials}
+        began = time.monotonic()
+        done = train(self, trials, *more)
+        digests = {}
+        for number, leaves in sorted(self.states(list(trials)).items()):
+            epoch = self._roster[number].epoch
+            if epoch > before[number]:
+                content = b"".join(leaf.tobytes() for leaf in leaves)
+                digests[number] = epoch, hashlib.sha256(content).hexdigest()
+        tell(self, began, digests)
+        return done
+
+    return told
 
 
-def main(folder, form, pause):
-    folder = Path(folder)
-    watch(folder / f"states-{os.getpid()}.txt", float(pause))
-    search(tuner(folder, form))
+class Diary:
+    """Writes down what happens, each line at once."""
+
+    def __init__(self, file: Path):
+        self._file = file
+
+    def write(self, what: str, **content) -> None:
+        line = {"what": what, "time": time.monotonic(), **content}
+        with open(self._file, "ab", buffering=0) as file:
+            file.write(json.dumps(line).encode() + b"\n")
+
+
+class End:
+    """Kills this process where and when its life is to end."""
+
+    def __init__(self, life: Life, diary: Diary):
+        self._life = life
+        self._diary = diary
+        self._checkpoints = 0
+        self._occasions = 0
+
+    def committed(self) -> None:
+        """A checkpoint was committed."""
+        self._checkpoints += 1
+
+    def reached(self, place: Place) -> None:
+        """The process is somewhere."""
+        if place == self._life.end and self._checkpoints >= self._life.checkpoints:
+            self._occasions += 1
+            if self._occasions == self._life.count:
+                self._diary.write("killed", place=place)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch_training(life: Life, diary: Diary, end: End) -> None:
+    """Writes down what is trained; may end within an epoch, while a program runs."""
+    moments = random.Random(life.seed)
+    call, train = Program.__call__, Trainer.train
+    running: list[Program] = []
+    lasted = [0.0]
+
+    def called(self, *arguments):
+        running.append(self)
+        try:
+            return jax.block_until_ready(call(self, *arguments))
+        finally:
+            running.remove(self)
+
+    def strike():
+        if running:
+            end.reached("in an epoch")
+
+    def timed(self, trials, *more):
+        began = time.monotonic()
+        timer = threading.Timer(moments.uniform(0, 0.9) * lasted[-1], strike)
+        timer.start()
+        done = train(self, trials, *more)
+        timer.cancel()
+        lasted.append(time.monotonic() - began)
+        return done
+
+    def tell(trainer, began, digests):
+        packs = trainer._roster.packs
+        lanes = {n: p.lanes for p in packs for n in p.trials if n in digests}
+        diary.write("trained", began=began, states=digests, lanes=lanes)
+        time.sleep(life.pause)
+
+    Program.__call__ = called
+    Trainer.train = telling(timed, tell)
+
+
+def watch_storage(diary: Diary, end: End) -> None:
+    """Writes down which checkpoints there are; may end around commits and in them."""
+    commit, checkpoint = Store.commit, Journal.checkpoint
+
+    def committed(self, batch):
+        if batch.checkpoints:
+            end.reached("before a checkpoint is committed")
+        commit(self, batch)
+        for record in batch.checkpoints:
+            diary.write("committed", sequence=record.sequence)
+            end.committed()
+        if batch.epochs:
+            end.reached("after a commit")
+
+    def begun(self, lanes, models):
+        checkpoint(self, lanes, models)
+        if self._started is not None:
+            diary.write("begun", sequence=self._started.sequence)
+
+    places: dict[str, Place] = {
+        "os.mkdir": "as a checkpoint begins",
+        "open": "in a checkpoint",
+    }
+
+    def hear(event, arguments):
+        if event in places and ".partial-checkpoint/" in str(arguments[0]):
+            end.reached(places[event])
+
+    Store.commit = committed
+    Journal.checkpoint = begun
+    sys.addaudithook(hear)
+
+
+def main(folder: str, form: str, pause: str, more: str = "{}") -> None:
+    life = Life(folder, form, float(pause), **json.loads(more))
+    diary = Diary(Path(folder) / f"states-{os.getpid()}.jsonl")
+    end = End(life, diary)
+    watch_training(life, diary, end)
+    watch_storage(diary, end)
+    search(tuner(life.folder, life.form, life.scale, life.interval))
 
 
 if __name__ == "__main__":

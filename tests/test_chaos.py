@@ -1,95 +1,98 @@
 """Delays, orders and clocks change nothing that a search finds."""
 
-import contextlib
-import hashlib
+import dataclasses
+import functools
 import random
-import sqlite3
 import time
 
 import pytest
 
+import vtune as vt
 from tests import searching
-from vtune.training import compile, plan, trainer, worker
+from vtune import preparation
+from vtune.journal import Journal
+from vtune.training import compile, plan, worker
+from vtune.training.compile import Program
 from vtune.training.trainer import Trainer
 
 
 def found(folder, monkeypatch):
-    """What a search finds: states, programs, metrics, decisions."""
+    """What a search finds, to the last bit; and when it wrote checkpoints."""
     states = {}
-    train = Trainer.train
 
-    def watched(self, trials, stop=lambda: False):
-        results = train(self, trials, stop)
-        for number, leaves in self.states(sorted(results)).items():
-            content = b"".join(leaf.tobytes() for leaf in leaves)
-            epoch = self._members[number].epoch
-            states[number, epoch] = hashlib.sha256(content).hexdigest()
-        return results
+    def tell(trainer, began, digests):
+        states.update({(n, epoch): state for n, (epoch, state) in digests.items()})
 
-    monkeypatch.setattr(Trainer, "train", watched)
+    monkeypatch.setattr(Trainer, "train", searching.telling(Trainer.train, tell))
+    checkpoints = []
+    begin = Journal.checkpoint
+
+    def begun(self, *states):
+        begin(self, *states)
+        checkpoints.append(self.sequence)
+
+    monkeypatch.setattr(Journal, "checkpoint", begun)
     searching.search(searching.tuner(folder, "vmap"))
-    database = sqlite3.connect(folder / "study" / "study.sqlite")
-    with contextlib.closing(database) as connection:
-        epochs = connection.execute("SELECT trial, epoch, program FROM epoch_rows")
-        metrics = connection.execute("SELECT * FROM metrics")
-        decisions = connection.execute("SELECT * FROM decisions")
-        rows = [sorted(map(repr, cursor)) for cursor in (epochs, metrics, decisions)]
-    return states, *rows
+    contents = vt.load_study(folder / "study").contents
+    programs = {(r.trial, r.epoch): r.program for r in contents.epochs}
+    rows = list(map(repr, [*contents.epochs, *contents.decisions]))
+    return (states, programs, rows), checkpoints
 
 
 def disturb(monkeypatch, seed):
     """Delays whatever takes time, and turns round what has no order of its own."""
     moments = random.Random(seed)
-    compile_one, dispatch = compile._compile, trainer.dispatch
+    compile_one, call, arrange = compile._compile, Program.__call__, Trainer.arrange
 
     def slowly(*arguments):
         time.sleep(moments.uniform(0, 0.2))
         return compile_one(*arguments)
 
-    def late(*arguments):
+    def late(self, *arguments):
         time.sleep(moments.uniform(0, 0.02))
-        return dispatch(*arguments)
-
-    arrange = Trainer.arrange
+        return call(self, *arguments)
 
     def shuffled(self, trials):
-        failures = arrange(self, trials)
-        moments.shuffle(self._packs)
-        return failures
+        arranged = arrange(self, trials)
+        moments.shuffle(self._roster._packs)
+        return arranged
 
     clock = iter(range(10**9))
+    hurried = functools.partial(
+        Journal, clock=lambda: next(clock) * moments.uniform(0, 0.2)
+    )
     monkeypatch.setattr(compile, "_compile", slowly)
     monkeypatch.setattr(compile, "PROGRAMS", compile.ProgramCache())
-    monkeypatch.setattr(trainer, "dispatch", late)
+    monkeypatch.setattr(Program, "__call__", late)
     monkeypatch.setattr(Trainer, "arrange", shuffled)
     monkeypatch.setattr(worker, "_SHORT", moments.uniform(0, 0.05))
-    monkeypatch.setattr(
-        "vtune.journal.time.monotonic", lambda: next(clock) * moments.uniform(0, 9)
-    )
+    monkeypatch.setattr(preparation, "Journal", hurried)
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("seed", range(3))
 def test_a_disturbed_search_finds_the_same(tmp_path, monkeypatch, seed):
     with monkeypatch.context() as quiet:
-        first = found(tmp_path / "quiet", quiet)
+        first, checkpoints = found(tmp_path / "quiet", quiet)
     disturb(monkeypatch, seed)
-    assert found(tmp_path / "disturbed", monkeypatch) == first
+    second, others = found(tmp_path / "disturbed", monkeypatch)
+    assert second == first
+    assert others != checkpoints  # the clock was another
 
 
 @pytest.mark.ci
 def test_a_plan_that_reads_the_clock_would_be_seen(tmp_path, monkeypatch):
     with monkeypatch.context() as quiet:
-        states, programs, *_ = found(tmp_path / "quiet", quiet)
+        (states, programs, _), _ = found(tmp_path / "quiet", quiet)
     clock = iter(range(1000))
     arrange = plan.arrange
 
-    def impatient(trials, form, platform, before=None):
-        right = arrange(trials, form, platform, before)
+    def impatient(*arguments, **more):
+        right = arrange(*arguments, **more)
         lanes = (16, 24)[next(clock) % 2]
-        return plan.Arrangement(max(lanes, right.lanes), right.groups)
+        return dataclasses.replace(right, lanes=max(lanes, right.lanes))
 
     monkeypatch.setattr(plan, "arrange", impatient)
-    others, other_programs, *_ = found(tmp_path / "impatient", monkeypatch)
+    (others, other_programs, _), _ = found(tmp_path / "impatient", monkeypatch)
     assert programs != other_programs
     assert states != others

@@ -2,9 +2,9 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from vtune.training.fingerprint import fingerprint
+from vtune.training.fingerprint import cores, fingerprint
 from vtune.training.surroundings import Surroundings
 
 
@@ -28,10 +28,12 @@ class Program:
         identity: equal only for programs that give the same bits: the SHA-256, in
             hexadecimal digits, of the program as it was lowered, of what the compiler
             was told, and of the `fingerprint`.
+        bytes: the memory that it needs, with its arguments and results.
     """
 
     call: Callable[..., Any]
     identity: str
+    bytes: int = 0
 
     def __call__(self, *arguments: Any) -> Any:
         """Runs the program."""
@@ -61,29 +63,68 @@ class Request:
 class ProgramCache:
     """Compiled programs by key, the most recently used ones, shared by a process.
 
-    A search whose programs equal an earlier one's compiles nothing.
+    A search whose programs equal an earlier one's compiles nothing, and what several
+    threads ask for at a time is compiled by the first of them.
+
+    Args:
+        kept: how many programs are kept.
     """
 
     def __init__(self, kept: int = _KEPT):
-        self._programs: collections.OrderedDict[Hashable, Program] = (
-            collections.OrderedDict()
-        )
+        self._programs: collections.OrderedDict[
+            Hashable, concurrent.futures.Future[Program]
+        ] = collections.OrderedDict()
         self._kept = kept
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> Program | None:
-        """The program of a key, or None."""
+        """The program of a key, or None where it is yet to be compiled."""
         with self._lock:
-            if key in self._programs:
-                self._programs.move_to_end(key)
-            return self._programs.get(key)
+            program = self._programs.get(key)
+            if program is None or not program.done():
+                return None
+            self._programs.move_to_end(key)
+            return program.result()
 
-    def put(self, key: Hashable, program: Program) -> None:
-        """Keeps a program, and drops the one that was not used for longest."""
+    def compiled(self, key: Hashable, compile: Callable[[], Program]) -> Program:
+        """The program of a key, compiled here unless that is done or under way.
+
+        Args:
+            key: what the program depends on.
+            compile: compiles it.
+
+        Returns:
+            The program; the one that was not used for longest is dropped for it.
+
+        Raises:
+            Exception: whatever compiling it raises, here or in the thread that came
+                first; it is tried again when it is asked for again.
+        """
         with self._lock:
-            self._programs[key] = program
+            program = self._programs.get(key)
+            is_first = program is None
+            if program is None:
+                program = self._programs[key] = concurrent.futures.Future()
+            self._programs.move_to_end(key)
             while len(self._programs) > self._kept:
                 self._programs.popitem(last=False)
+        if is_first:
+            self._compile(key, compile, program)
+        return program.result()
+
+    def _compile(
+        self,
+        key: Hashable,
+        compile: Callable[[], Program],
+        program: concurrent.futures.Future[Program],
+    ) -> None:
+        try:
+            program.set_result(compile())
+        except BaseException as error:
+            with self._lock:
+                if self._programs.get(key) is program:
+                    del self._programs[key]
+            program.set_exception(error)
 
 
 PROGRAMS = ProgramCache()
@@ -111,17 +152,15 @@ def compile_all(
         return [programs[key] for key in keys], 0.0  # pyright: ignore
     started = time.perf_counter()
     report(_compiling(len(missing)))
-    pool = concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+    pool = concurrent.futures.ThreadPoolExecutor(cores(), "vtune-compile")
     try:
         futures = {
-            pool.submit(_compile, surroundings, request): key
+            pool.submit(_compiled, surroundings, request): key
             for key, request in missing.items()
         }
         for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            key = futures[future]
-            programs[key] = future.exception() or future.result()  # pyright: ignore
-            if future.exception() is None:
-                PROGRAMS.put(key, future.result())
+            error = future.exception()
+            programs[futures[future]] = error or future.result()  # pyright: ignore
             report(_compiling(len(missing) - done))
     finally:
         # After Ctrl-C what has not begun never begins.
@@ -129,8 +168,65 @@ def compile_all(
     return [programs[key] for key in keys], time.perf_counter() - started  # pyright: ignore
 
 
+class Ahead:
+    """Compiles programs before they are needed, on the cores that are to spare.
+
+    `compile_all` waits for what is under way here, and takes over what has not begun.
+    """
+
+    def __init__(self):
+        self._asked: set[Hashable] = set()
+        self._waiting: collections.deque[tuple[Surroundings, Request]]
+        self._waiting = collections.deque()
+        self._threads = 0
+        self._lock = threading.Lock()
+
+    def begin(self, requests: Sequence[Request]) -> None:
+        """Begins to compile programs, and returns at once.
+
+        Args:
+            requests: the programs, those first that are needed first. What was asked
+                for before is left out; what fails is left to `compile_all`.
+        """
+        surroundings = Surroundings.here()
+        with self._lock:
+            for request in requests:
+                if (request.key, surroundings) not in self._asked:
+                    self._asked.add((request.key, surroundings))
+                    self._waiting.append((surroundings, request))
+            spare = max(1, cores() - 1) - self._threads
+            started = min(len(self._waiting), spare)
+            self._threads += started
+        for _ in range(started):
+            threading.Thread(target=self._work, name="vtune-ahead").start()
+
+    def stop(self) -> None:
+        """What has not begun never begins; what is under way is not waited for."""
+        with self._lock:
+            self._asked.clear()
+            self._waiting.clear()
+
+    def _work(self) -> None:
+        while (first := self._next()) is not None:
+            with contextlib.suppress(Exception):
+                _compiled(*first)
+
+    def _next(self) -> tuple[Surroundings, Request] | None:
+        with self._lock:
+            # Python waits for its threads when it ends: then nothing more is begun.
+            if self._waiting and threading.main_thread().is_alive():
+                return self._waiting.popleft()
+            self._threads -= 1
+            return None
+
+
 def _compiling(left: int) -> str:
     return f"compiling {left} program{'s' * (left != 1)}"
+
+
+def _compiled(surroundings: Surroundings, request: Request) -> Program:
+    key = request.key, surroundings
+    return PROGRAMS.compiled(key, lambda: _compile(surroundings, request))
 
 
 def _compile(surroundings: Surroundings, request: Request) -> Program:
@@ -142,7 +238,17 @@ def _compile(surroundings: Surroundings, request: Request) -> Program:
         lowered = jitted.lower(*request.arguments)
         text = [lowered.as_text(), str(sorted(options.items())), *map(str, _setting())]
         digest = hashlib.sha256("\0".join(text).encode()).hexdigest()
-        return Program(lowered.compile(options), digest)
+        compiled = lowered.compile(options)
+        return Program(compiled, digest, _bytes(compiled))
+
+
+def _bytes(compiled: jax.stages.Compiled) -> int:
+    found: Any = compiled.memory_analysis()
+    if found is None:
+        return 0
+    names = ("argument", "output", "temp", "generated_code")
+    sizes = [getattr(found, f"{name}_size_in_bytes") for name in names]
+    return sum(sizes) - found.alias_size_in_bytes
 
 
 def _setting() -> list[tuple[str, str]]:

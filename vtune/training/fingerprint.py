@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 import jax
 
+from vtune.training.device import memory_limit
+
 
 _PACKAGES = ("vtune", "jax", "jaxlib", "numpy")
 
@@ -19,7 +21,8 @@ def fingerprint() -> Mapping[str, str]:
 
     Returns:
         By name: the versions of packages and of the device's runtime, the kind and the
-        number of devices, the processor and the cores that may be used, XLA's flags.
+        number of devices, the processor and the cores that may be used, the memory that
+        lanes are planned with, XLA's flags.
     """
     device = jax.devices()[0]
     found = {name: importlib.metadata.version(name) for name in _PACKAGES}
@@ -29,6 +32,7 @@ def fingerprint() -> Mapping[str, str]:
     found["devices"] = str(jax.device_count())
     found["processor"] = _processor()
     found["cores"] = str(cores())
+    found["memory"] = str(memory_limit())
     found["flags"] = os.environ.get("XLA_FLAGS", "")
     return found
 
