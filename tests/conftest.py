@@ -1,11 +1,16 @@
 """What every test relies on."""
 
+import os
+
 import hypothesis
 import jaxtyping
 import pytest
 
 import tests.annotations
 
+
+# No test finds programs that another compiled, nor leaves any in the user's folder.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 jaxtyping.install_import_hook("vtune", f"{tests.annotations.__name__}.check_arrays")
 

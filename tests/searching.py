@@ -210,7 +210,7 @@ def watch_training(life: Life, diary: Diary, end: End) -> None:
         return done
 
     def tell(trainer, began, digests):
-        packs = trainer._roster.packs
+        packs = trainer._roster._packs
         lanes = {n: p.lanes for p in packs for n in p.trials if n in digests}
         diary.write("trained", began=began, states=digests, lanes=lanes)
         time.sleep(life.pause)

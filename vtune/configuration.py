@@ -9,6 +9,7 @@ from typing import Any
 from vtune.search.sampler import Sampler
 from vtune.search.schedule import Schedule
 from vtune.storage.folder import StudyFolder, locate
+from vtune.training.cache import CompileCache
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
@@ -57,6 +58,7 @@ class StudyConfig:
         lanes: how the trials of a cohort run: `"vmap"`, `"map"` or `"auto"`.
         fuse_widths: whether trials of different widths share a program.
         keep_models: how many of the best trials' weights are kept.
+        rewrites: whether equations are replaced by equal, faster ones.
     """
 
     objective: Objective
@@ -66,6 +68,7 @@ class StudyConfig:
     lanes: Lanes = "auto"
     fuse_widths: FuseWidths = "auto"
     keep_models: int = 5
+    rewrites: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +84,8 @@ class Common:
     overwrite: bool
     checkpoint_seconds: float
     max_checkpoint_bytes: int | None
+    compile_cache: CompileCache
+    rewrites: bool
 
 
 def configured(
@@ -114,6 +119,8 @@ def configured(
         raise ValueError(
             f"`fuse_widths` is 'auto', 'always' or 'never', got {common.fuse_widths!r}."
         )
+    if not isinstance(common.rewrites, bool):
+        raise ValueError(f"`rewrites` is True or False, got {common.rewrites!r}.")
     seed = secrets.randbelow(2**32) if common.seed is None else common.seed
     check_integer("seed", seed, 0)
     if seed >= 2**32:
@@ -124,6 +131,10 @@ def configured(
         )
     if common.max_checkpoint_bytes is not None:
         check_integer("max_checkpoint_bytes", common.max_checkpoint_bytes, 1)
+    if not isinstance(common.compile_cache, bool | str | os.PathLike):
+        raise ValueError(
+            f"`compile_cache` is True, False or a path, got {common.compile_cache!r}."
+        )
     given = common.seed is not None
     config = TunerConfig(objective, sampler, schedule, max_epochs, seed, given, common)
     _ = config.folder  # a name that cannot be is refused at once

@@ -100,6 +100,7 @@ def study_record(
         "lanes": config.lanes,
         "fuse_widths": config.fuse_widths,
         "keep_models": config.keep_models,
+        "rewrites": config.rewrites,
         "batch_size": loop.train.size,
         "drop_remainder": loop.train.remainder == 0,
     }

@@ -74,6 +74,7 @@ def prepare(
         config.common.lanes,
         config.common.fuse_widths,
         config.common.keep_models,
+        config.common.rewrites,
     )
     if config.folder is not None:
         return _stored(build, config, config.folder, settings, loop, data, overwrite)

@@ -77,6 +77,7 @@ class Study:
             seed=config.seed,
             lanes=config.lanes,
             fuse_widths=config.fuse_widths,
+            rewrites=config.rewrites,
             steps=mean_epochs(config.schedule.plan) * loop.steps_per_epoch,
             promoted=promoted_share(config.schedule.plan),
             report=self._report,
@@ -241,8 +242,7 @@ class Study:
         total, exhausted = self.config.schedule.total_trials, self._intake.exhausted
         probed = bool(traces) and not exhausted and len(self.trials) != total
         others = self._intake.probe() if probed else []
-        envelope = self._intake.envelope
-        apart = self._trainer.admit(traces, others, envelope, self._beside)
+        apart = self._trainer.admit(traces, others, self._intake.envelope, self._beside)
         for number, reason in apart.items():
             self._journal.decide("apart", (number,), reason=reason)
         self._journal.start(traces, probed=probed, exhausted=exhausted)

@@ -23,7 +23,9 @@ from vtune.reporting.summary import (
 )
 from vtune.search.sampler import RandomSampler
 from vtune.sharing import cohort_rows
+from vtune.stored import find_study
 from vtune.study import Study
+from vtune.training.cache import programs_kept
 from vtune.training.data import training_and_validation
 from vtune.training.statistics import Statistics
 from vtune.trial import Trial, rank
@@ -32,6 +34,7 @@ from vtune.trial import Trial, rank
 # What `search_space_summary` assumes before a search has told it.
 _ASSUMED_STEPS = 100
 _EXPLORED = 20
+_ONLY_READ = "Nothing was planned: the study was complete, and was only read."
 
 
 class Tuner:
@@ -123,7 +126,8 @@ class Tuner:
             notes = prepared.notes
         study = self._study
         assert study is not None
-        with open_display(verbose) as display:
+        common = self._config.common
+        with programs_kept(common.compile_cache), open_display(verbose) as display:
             for note in notes:
                 display.note(note)
             if self._finished:
@@ -190,12 +194,22 @@ class Tuner:
     def results_summary(self, num_trials: int = 10) -> ResultsSummary:
         """Prints the best trials, and returns them.
 
+        Before a search they are those of the study that it would go on with.
+
         Args:
             num_trials: how many.
 
         Returns:
             The summary that was printed.
+
+        Raises:
+            StorageError: if the stored study cannot be read.
         """
+        folder = None if self._config.common.overwrite else self._config.folder
+        if self._study is None and folder is not None:
+            stored = find_study(folder)
+            if stored is not None:
+                return stored.results_summary(num_trials)
         return print_summary(
             results_summary(self.trials, self._config.objective, num_trials)
         )
@@ -206,11 +220,13 @@ class Tuner:
         Returns:
             The summary that was printed: cohorts with their trials, what these differ
             in, the multiplications that padding adds, and the programs compiled. Before
-            a search there are none.
+            a search there are none, and of a complete study that was only read.
         """
         found = () if self._study is None else self._study.shares
         values = {trial.number: trial.values for trial in self.trials}
-        return print_summary(PlanSummary(cohort_rows(found, values)))
+        only_read = not found and any(trial.epoch for trial in self.trials)
+        note = _ONLY_READ if only_read else ""
+        return print_summary(PlanSummary(cohort_rows(found, values), note))
 
     def search_space_summary(self) -> SearchSpaceSummary:
         """Prints the hyperparameters that `build` asks for, and returns them.

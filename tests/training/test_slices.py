@@ -66,7 +66,9 @@ def test_an_epoch_that_is_stopped_is_as_if_it_had_not_begun(form, monkeypatch):
 
 
 def test_a_search_shows_how_far_a_long_epoch_is(tmp_path, monkeypatch):
-    monkeypatch.setattr(slices, "slice_lengths", lambda steps, seconds: (steps // 4,) * 4)
+    monkeypatch.setattr(
+        slices, "slice_lengths", lambda steps, seconds: (steps // 4,) * 4
+    )
     phases = []
     report = Study._report
 

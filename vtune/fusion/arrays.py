@@ -41,6 +41,13 @@ def is_key(value: Any) -> bool:
     return dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
 
 
+def summing(dtype: Any) -> Any:
+    """In which dtype many entries are added up, so that none gets lost by rounding."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.promote_types(dtype, jnp.float32)
+    return dtype
+
+
 def _bytes(array: np.ndarray) -> bytes:
     raw = array.tobytes()
     return raw if len(raw) < _DIGEST_FROM else hashlib.sha256(raw).digest()

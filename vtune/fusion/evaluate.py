@@ -14,9 +14,16 @@ from vtune.fusion.flat import Atom, Body, Equation, FlatFunction, Variable
 
 _NOTE = "In the equation "
 
+# From an equation without bodies and its operands to its results.
+Bind = Callable[[Equation, Sequence[Any]], list[Any]]
+
 
 def evaluate(
-    flat: FlatFunction, slots: tuple[int, ...], lifted: Sequence[Any], *inputs: Any
+    flat: FlatFunction,
+    slots: tuple[int, ...],
+    lifted: Sequence[Any],
+    *inputs: Any,
+    bind: Bind = internals.bind,
 ) -> list[Any]:
     """Computes a flat function inside whatever JAX transformation is running.
 
@@ -26,6 +33,7 @@ def evaluate(
         lifted: their values in the order of `slots`, in the constants' own dtypes. The
             other constants keep the values that they have in `flat`.
         *inputs: the flat arguments.
+        bind: computes an equation: as it is, or by an equal, faster one.
 
     Returns:
         The flat results, none of them weakly typed.
@@ -53,7 +61,8 @@ def evaluate(
     for slot, value in zip(slots, lifted):
         constants[slot] = value
     inputs = tuple(map(as_declared, inputs, flat.in_avals))
-    return list(map(as_declared, _run(flat.body, constants, inputs), flat.out_avals))
+    results = _run(flat.body, constants, inputs, bind)
+    return list(map(as_declared, results, flat.out_avals))
 
 
 def equation_of(error: Exception) -> str | None:
@@ -71,7 +80,9 @@ def equation_of(error: Exception) -> str | None:
     return None
 
 
-def _run(body: Body, constants: Sequence[Any], inputs: Sequence[Any]) -> list[Any]:
+def _run(
+    body: Body, constants: Sequence[Any], inputs: Sequence[Any], bind: Bind
+) -> list[Any]:
     environment: dict[Variable, Any] = dict(zip(body.inputs, inputs))
 
     def read(atom: Atom) -> Any:
@@ -79,21 +90,21 @@ def _run(body: Body, constants: Sequence[Any], inputs: Sequence[Any]) -> list[An
 
     for equation in body.equations:
         operands = [read(atom) for atom in equation.inputs]
-        results = _apply(equation, constants, operands)
+        results = _apply(equation, constants, operands, bind)
         environment.update(zip(equation.outputs, results))
     return [read(atom) for atom in body.outputs]
 
 
 def _apply(
-    equation: Equation, constants: Sequence[Any], operands: Sequence[Any]
+    equation: Equation, constants: Sequence[Any], operands: Sequence[Any], bind: Bind
 ) -> list[Any]:
     def runner(body: Body) -> Run:
-        return lambda *inputs: _run(body, constants, inputs)
+        return lambda *inputs: _run(body, constants, inputs, bind)
 
     with noted(equation):
         if equation.bodies:
             return control_flow(equation, list(map(runner, equation.bodies)), operands)
-        return internals.bind(equation, operands)
+        return bind(equation, operands)
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """Running a lane inside the envelope."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from vtune.fusion import internals
-from vtune.fusion.evaluate import Run, as_declared, control_flow, noted
+from vtune.fusion.evaluate import Bind, Run, as_declared, control_flow, noted
 from vtune.fusion.flat import Atom, Variable
 from vtune.fusion.padding import Planned, PlannedBody
 from vtune.fusion.placement import live
@@ -21,6 +22,7 @@ def evaluate_wide(
     lifted: Sequence[Any],
     lane_sizes: Int[Array, " sizes"],
     *inputs: Any,
+    bind: Bind = internals.bind,
 ) -> list[Any]:
     """Computes a function for one lane inside the envelope.
 
@@ -29,6 +31,7 @@ def evaluate_wide(
         lifted: the constants that are handed in, in the shapes of the envelope.
         lane_sizes: the lane's own sizes, from `Widening.lane_sizes`.
         *inputs: the flat arguments, in the shapes of the envelope.
+        bind: computes an equation: as it is, or by an equal, faster one.
 
     Returns:
         The flat results, none of them weakly typed. The live entries are those that
@@ -38,7 +41,7 @@ def evaluate_wide(
     for slot, value in zip(function.slots, lifted, strict=True):
         constants[slot] = value
     inputs = tuple(map(as_declared, inputs, function.flat.in_avals))
-    results = _run(function.body, constants, lane_sizes, inputs)
+    results = _run(function.body, constants, lane_sizes, inputs, bind)
     results = map(as_declared, results, function.flat.out_avals)
     return [
         masked(result, place, np.zeros((), place.aval.dtype), lane_sizes)
@@ -51,7 +54,11 @@ def evaluate_wide(
 
 
 def _run(
-    body: PlannedBody, constants: Sequence[Any], lane_sizes: Any, inputs: Sequence[Any]
+    body: PlannedBody,
+    constants: Sequence[Any],
+    lane_sizes: Any,
+    inputs: Sequence[Any],
+    bind: Bind,
 ) -> list[Any]:
     environment: dict[Atom, Any] = dict(zip(body.inputs, inputs, strict=True))
 
@@ -61,18 +68,22 @@ def _run(
     for planned in body.equations:
         operands = list(map(read, planned.atoms))
         with noted(planned.equation):
-            results = _apply(planned, constants, lane_sizes, operands)
+            results = _apply(planned, constants, lane_sizes, operands, bind)
         environment.update(zip(planned.equation.outputs, results))
     return [read(atom) for atom in body.outputs]
 
 
 def _apply(
-    planned: Planned, constants: Sequence[Any], lane_sizes: Any, operands: list[Any]
+    planned: Planned,
+    constants: Sequence[Any],
+    lane_sizes: Any,
+    operands: list[Any],
+    bind: Bind,
 ) -> list[Any]:
     if planned.bodies:
 
         def runner(body: PlannedBody) -> Run:
-            return lambda *inputs: _run(body, constants, lane_sizes, inputs)
+            return lambda *inputs: _run(body, constants, lane_sizes, inputs, bind)
 
         runs = list(map(runner, planned.bodies))
         steps = None
@@ -81,9 +92,10 @@ def _apply(
             steps = live(planned.length, lane_sizes, numbers)
         return control_flow(planned.equation, runs, operands, steps)
     if planned.rule is None:
-        return internals.bind(planned.equation, operands)
+        return bind(planned.equation, operands)
     operands = [
         value if mask is None else masked(value, place, mask, lane_sizes)
         for value, place, mask in zip(operands, planned.step.operands, planned.masks)
     ]
-    return planned.rule.emit(planned.step, operands, lane_sizes)
+    step = dataclasses.replace(planned.step, bind=bind)
+    return planned.rule.emit(step, operands, lane_sizes)

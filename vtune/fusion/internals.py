@@ -11,6 +11,7 @@
 - The name of a random key's generator, in its dtype.
 """
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -191,18 +192,29 @@ def bind(equation: Any, inputs: Sequence[Any]) -> list[Any]:
     Returns:
         The results, always as a list.
     """
+    primitive = equation.primitive
+    params = primitive.get_bind_params(equation.params)
+    with as_traced(equation):
+        results = primitive.bind(*inputs, **params)
+    return list(results) if primitive.multiple_results else [results]
+
+
+@contextlib.contextmanager
+def as_traced(equation: Any) -> Iterator[None]:
+    """Enters the settings, the names and the user's line of an equation.
+
+    Args:
+        equation: an equation of a flat function.
+    """
     names = source_info_util.current_name_stack()
     for source in equation.sources:
         names = names + source.name_stack
     traceback = equation.sources[-1].traceback
-    primitive = equation.primitive
-    params = primitive.get_bind_params(equation.params)
     with (
         source_info_util.user_context(traceback, name_stack=names),
         equation.context.manager,
     ):
-        results = primitive.bind(*inputs, **params)
-    return list(results) if primitive.multiple_results else [results]
+        yield
 
 
 def is_ordered(effect: Any) -> bool:

@@ -16,6 +16,7 @@ from vtune.training.comparison import Comparison, Difference
 from vtune.training.compile import Program, compile_all
 from vtune.training.data import DataSet
 from vtune.training.loop import Loop
+from vtune.training.precision import product_rounding
 
 
 # Steps of the check from each of its states: enough for what a step leaves in the state
@@ -96,10 +97,13 @@ class Verdicts:
         batches, evaluated = self._batches
         # The narrowest has the most padding, and is the cheapest.
         narrow = min(cohort.traces, key=lambda trace: sum(growing_sizes(trace)))
+        rounding = _rounding_here()
         data = tuple(map(array_identity, jax.tree.leaves(self._batches)))
         return (
-            (cohort.widening.key, trace_sizes(narrow), data, self._seed),
-            Comparison(cohort.widening, narrow, batches, evaluated, self._seed),
+            (cohort.widening.key, trace_sizes(narrow), data, self._seed, rounding),
+            Comparison(
+                cohort.widening, narrow, batches, evaluated, self._seed, rounding
+            ),
         )
 
 
@@ -139,7 +143,13 @@ def _verdict(
 
 
 def compare(
-    widening: Widening, trace: Trace, batches: Any, evaluated: Any, *, seed: int
+    widening: Widening,
+    trace: Trace,
+    batches: Any,
+    evaluated: Any,
+    *,
+    seed: int,
+    rounding: float | None = None,
 ) -> tuple[Difference, ...]:
     """Compares a trial inside its envelope with the same trial alone.
 
@@ -149,6 +159,8 @@ def compare(
         batches: a training batch for each step, stacked.
         evaluated: an evaluation batch, or None.
         seed: decides all draws.
+        rounding: how much the factors of products are rounded, relative to their size;
+            None: as JAX does it here.
 
     Returns:
         The differences, one for each leaf of the state and each metric.
@@ -156,7 +168,8 @@ def compare(
     Raises:
         Exception: whatever compiling and running the programs raises.
     """
-    comparison = Comparison(widening, trace, batches, evaluated, seed)
+    rounding = _rounding_here() if rounding is None else rounding
+    comparison = Comparison(widening, trace, batches, evaluated, seed, rounding)
     requests = comparison.requests()
     programs, _ = compile_all(list(requests.values()))
     return comparison.differences(dict(zip(requests, programs)))
@@ -166,6 +179,11 @@ def wrong(differences: Sequence[Difference]) -> Difference | None:
     """The largest difference that is more than rounding, or None."""
     found = [difference for difference in differences if difference.is_wrong]
     return max(found, key=lambda d: np.nan_to_num(d.error, nan=np.inf), default=None)
+
+
+def _rounding_here() -> float:
+    setting = jax.config.jax_default_matmul_precision  # pyright: ignore
+    return product_rounding(jax.default_backend(), setting)
 
 
 def _batches(loop: Loop, training: DataSet, validation: DataSet | None) -> Any:

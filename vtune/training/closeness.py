@@ -6,26 +6,23 @@ import jax.numpy as jnp
 import numpy as np
 
 
-# A rounding error of single precision.
-_NOISE = 1e-7
-
-
 def is_float(array: Any) -> bool:
     """Whether an array holds floating-point numbers, of 8 bits or of 64."""
     return bool(jnp.issubdtype(array.dtype, jnp.floating))
 
 
-def noisy(array: np.ndarray, index: int) -> np.ndarray:
+def noisy(array: np.ndarray, index: int, rounding: float) -> np.ndarray:
     """An array with a rounding error in each entry; integers stay as they are.
 
     Args:
         array: any array.
         index: decides the signs of the errors.
+        rounding: the size of the errors, relative to the entries.
     """
     if not is_float(array):
         return array
     positive = np.random.default_rng(index).random(array.shape, np.float32) < 0.5
-    factors = np.where(positive, np.float32(1 + _NOISE), np.float32(1 - _NOISE))
+    factors = np.where(positive, np.float32(1 + rounding), np.float32(1 - rounding))
     return (array * factors).astype(array.dtype)
 
 

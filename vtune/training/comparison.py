@@ -40,6 +40,10 @@ METRIC_TOLERANCE = 1e-4
 # errors in data and parameters make of the trial alone.
 NOISE_FACTOR = 20.0
 
+# A gradient that is truly zero is a sum of products that cancel: this many roundings of
+# the others beside it may be left.
+_ROUNDINGS_OF_ZERO = 8.0
+
 # Where trials start from: their initial state, and parameters of both signs, of one.
 STARTS = ("initial", "random", "negative")
 
@@ -82,6 +86,7 @@ class Comparison:
         batches: a training batch for each step, stacked.
         evaluated: an evaluation batch, or None.
         seed: decides all draws.
+        rounding: how much the factors of products are rounded, relative to their size.
     """
 
     widening: Widening
@@ -89,6 +94,7 @@ class Comparison:
     batches: Any
     evaluated: Any
     seed: int
+    rounding: float
 
     def requests(self) -> dict[str, Request]:
         """The programs that are compared, by what they do."""
@@ -174,9 +180,9 @@ class Comparison:
             return jax.device_get(result)
 
         after, metrics = alone(state, batch)
-        rounded = tuple([noisy(leaf, index) for index, leaf in enumerate(state)])
+        rounded = self._noisy(state)
         leaves, tree = jax.tree.flatten(batch)
-        rounded_leaves = [noisy(leaf, index) for index, leaf in enumerate(leaves)]
+        rounded_leaves = self._noisy(leaves)
         noisy_after, noisy_metrics = alone(
             rounded, jax.tree.unflatten(tree, rounded_leaves)
         )
@@ -242,7 +248,8 @@ class Comparison:
                 continue
             beside = np.max([c for g, c in zip(groups, changes) if g == group])
             size = largest(other)
-            scale = np.max([change, 1e-5 * size, 1e-4 * beside])
+            zero = max(1e-4, _ROUNDINGS_OF_ZERO * self.rounding)
+            scale = np.max([change, 1e-5 * size, zero * beside])
             errors.append(worst(one, other, scale if change > 0 else size))
         return errors
 
@@ -257,6 +264,9 @@ class Comparison:
                 if any(layout.varies for layout in layouts)
             )
         )
+
+    def _noisy(self, leaves: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+        return tuple([noisy(leaf, i, self.rounding) for i, leaf in enumerate(leaves)])
 
     def _narrow(self, leaves: Sequence[np.ndarray]) -> list[np.ndarray]:
         return self.widening.extract(leaves, self.trace)

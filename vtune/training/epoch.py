@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from vtune.fusion import internals
+from vtune.fusion.evaluate import Bind
 from vtune.fusion.evaluate_wide import evaluate_wide
+from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.widening import Widening
 from vtune.training.keys import LaneKeys, epoch_order, step_key
 from vtune.training.leaves import State, plain, strong, typed
@@ -28,20 +31,22 @@ class LaneFunctions:
     Args:
         widening: the cohort's functions inside its envelope.
         loop: the epoch.
+        rewrites: which equations are replaced by equal, faster ones; None: none.
     """
 
     widening: Widening
     loop: Loop
+    rewrites: Rewrites | None
 
     @functools.cached_property
     def key(self) -> Hashable:
         """Equal only if the functions are: all that a program of them depends on."""
-        return (self.widening.key, self.loop)
+        return (self.widening.key, self.loop, self.rewrites)
 
     @property
-    def metrics(self) -> int:
-        """The number of training metrics."""
-        return len(self.widening.envelope.train_metrics)
+    def bind(self) -> Bind:
+        """How an equation is computed."""
+        return internals.bind if self.rewrites is None else self.rewrites.bind
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,6 +145,7 @@ class LaneEpoch:
             *leaves,
             *arrays,
             step_key(key, index),
+            bind=self.functions.bind,
         )
         state = strong(outputs[: len(leaves)], self._avals)
         return state, _vector(outputs[len(leaves) :])
@@ -177,10 +183,15 @@ class LaneEpoch:
         whole = batches.steps * batches.size
 
         def metrics(part: int, batch: Sequence[Any]) -> Float[Array, " metrics"]:
-            inputs = (*leaves, *batch)
-            return _vector(
-                evaluate_wide(functions[part], constants[part], self.sizes, *inputs)
+            outputs = evaluate_wide(
+                functions[part],
+                constants[part],
+                self.sizes,
+                *leaves,
+                *batch,
+                bind=self.functions.bind,
             )
+            return _vector(outputs)
 
         stacked = [
             array[:whole].reshape(batches.steps, batches.size, *array.shape[1:])

@@ -1,24 +1,21 @@
 """Which programs an arrangement of trials needs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from vtune.fusion.trace import Trace
-from vtune.training.cohort import Cohort
 from vtune.training.compile import Request, abstract
 from vtune.training.epoch import LaneFunctions
-from vtune.training.loop import Loop
-from vtune.training.plan import Layout
+from vtune.training.plan import Arrangement, Layout
 from vtune.training.requests import init_request
 from vtune.training.slices import epoch_requests
 
 
 def needed(
     layout: Layout,
-    cohorts: Sequence[Cohort],
-    loop: Loop,
+    functions: Callable[[int, Arrangement], LaneFunctions],
     new: Mapping[int, Trace],
     data: tuple[Any, Any, Any],
     platform: str,
@@ -27,8 +24,7 @@ def needed(
 
     Args:
         layout: the trials of each cohort and how they are arranged.
-        cohorts: all cohorts, by number.
-        loop: the epoch.
+        functions: those of a cohort in such an arrangement.
         new: the traces of the trials that have no state yet.
         data: the first batch, the training set and the validation set or None.
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
@@ -40,12 +36,11 @@ def needed(
     first, training, validation = jax.tree.map(abstract, data)
     requests: dict[tuple[str, int], Request] = {}
     for cohort, (members, arrangement) in layout.items():
-        widening = cohorts[cohort].widening
-        functions = LaneFunctions(widening, loop)
-        found = epoch_requests(functions, arrangement, platform, (training, validation))
+        own = functions(cohort, arrangement)
+        found = epoch_requests(own, arrangement, platform, (training, validation))
         requests |= {(kind, cohort): request for kind, request in found.items()}
         for trial in members:
             if trial in new:
-                request = init_request(widening, new[trial], first)
+                request = init_request(own.widening, new[trial], first)
                 requests["init", trial] = request
     return requests

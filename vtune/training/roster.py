@@ -74,9 +74,10 @@ class Roster:
         self._packs: list[Pack] = []
 
     @property
-    def packs(self) -> Sequence[Pack]:
-        """The programs with trials in their lanes."""
-        return self._packs
+    def running(self) -> tuple[int, int]:
+        """The lanes of all programs, and the number of programs."""
+        programs = {id(pack.program) for pack in self._packs}
+        return sum(pack.lanes for pack in self._packs), len(programs)
 
     def __getitem__(self, trial: int) -> Member:
         """What is known of a trial.

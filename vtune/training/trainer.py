@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.trace import Trace
 from vtune.training.admission import Admission, Do
 from vtune.training.assignment import Envelope, Settings
@@ -24,7 +25,7 @@ from vtune.training.member import Member
 from vtune.training.needs import needed
 from vtune.training.overflow import Overflow, check_size, overflowed, planned_bytes
 from vtune.training.pack import EpochData, Pack
-from vtune.training.plan import Layout, lay_out, shrunk
+from vtune.training.plan import Arrangement, Layout, lay_out, shrunk
 from vtune.training.requests import keys_request
 from vtune.training.roster import Arranged, Roster, Trained
 from vtune.training.share import Share
@@ -49,6 +50,7 @@ class Trainer:
         fuse_widths: which widths share a program: `"always"`, `"never"` or `"auto"`.
         steps: the training steps that a trial is expected to take.
         promoted: the part of the trials that go on at a rung's end.
+        rewrites: whether equations are replaced by equal, faster ones.
         report: is called with a text while something takes long.
     """
 
@@ -63,6 +65,7 @@ class Trainer:
         fuse_widths: FuseWidths = "auto",
         steps: float = 1000.0,
         promoted: float = 0.0,
+        rewrites: bool = True,
         report: Callable[[str], None] = lambda text: None,
     ):
         self._loop = loop
@@ -73,6 +76,7 @@ class Trainer:
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
         self._promoted = promoted
+        self._rewrites = rewrites
         self._ahead = Ahead()
         self._report = report
         self._admission = Admission(
@@ -99,9 +103,7 @@ class Trainer:
     @property
     def running(self) -> tuple[int, int]:
         """The lanes of all programs at present, and the number of programs."""
-        packs = self._roster.packs
-        programs = {id(pack.program) for pack in packs}
-        return sum(pack.lanes for pack in packs), len(programs)
+        return self._roster.running
 
     @property
     def shares(self) -> tuple[Share, ...]:
@@ -163,13 +165,7 @@ class Trainer:
         Returns:
             For each cohort its trials, the lanes of its program, and how often it runs.
         """
-        layout = lay_out(
-            {trial: self._roster[trial].cohort for trial in trials},
-            self.cohorts,
-            platform=self._platform,
-            before=self._lanes,
-            most=self._most,
-        )
+        layout = self._laid_out({trial: self._roster[trial].cohort for trial in trials})
         self._lanes = {cohort: a.lanes for cohort, (_, a) in layout.items()}
         return layout
 
@@ -196,8 +192,7 @@ class Trainer:
         layout = self.lay_out(trials)
         requests = needed(
             layout,
-            self.cohorts,
-            self._loop,
+            self._functions,
             self._roster.new(trials),
             (self._first_batch, *self._data),
             self._platform,
@@ -217,7 +212,7 @@ class Trainer:
             parts = {kind: programs[kind, n] for kind, n in requests if n == number}
             parts.pop("init", None)
             try:
-                functions = LaneFunctions(cohort.widening, self._loop)
+                functions = self._functions(number, arrangement)
                 program = assembled(parts, functions, arrangement, self._platform)
                 check_size(program.bytes, self._memory, arrangement.lanes)
                 found = self._roster.initialise(
@@ -273,6 +268,19 @@ class Trainer:
         """Compiles nothing ahead any more."""
         self._ahead.stop()
 
+    def _laid_out(self, cohort_of: Mapping[int, int]) -> Layout:
+        return lay_out(
+            cohort_of,
+            self.cohorts,
+            platform=self._platform,
+            before=self._lanes,
+            most=self._most,
+        )
+
+    def _functions(self, cohort: int, arrangement: Arrangement) -> LaneFunctions:
+        forms = Rewrites(self._platform, arrangement.form) if self._rewrites else None
+        return LaneFunctions(self.cohorts[cohort].widening, self._loop, forms)
+
     def _compile_ahead(self, layout: Layout) -> None:
         """Begins to compile what later rungs will need, the next one's first."""
         # The cores that would compile are those that train.
@@ -280,15 +288,9 @@ class Trainer:
             return
         for smaller in shrunk(layout, self._promoted):
             numbers = {t: c for c, trials in smaller.items() for t in trials}
-            later = lay_out(
-                numbers,
-                self.cohorts,
-                platform=self._platform,
-                before=self._lanes,
-                most=self._most,
-            )
             data = (self._first_batch, *self._data)
-            requests = needed(later, self.cohorts, self._loop, {}, data, self._platform)
+            later = self._laid_out(numbers)
+            requests = needed(later, self._functions, {}, data, self._platform)
             self._ahead.begin(list(requests.values()))
 
     def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:

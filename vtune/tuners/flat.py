@@ -6,6 +6,7 @@ from typing import Any
 from vtune.configuration import Common, check_integer, configured, named_objective
 from vtune.search.sampler import GridSampler, RandomSampler
 from vtune.search.schedule import Brackets, Rung
+from vtune.training.cache import CompileCache
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
@@ -27,6 +28,8 @@ def RandomSearch(
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
     max_checkpoint_bytes: int | None = None,
+    compile_cache: CompileCache = True,
+    rewrites: bool = True,
 ) -> Tuner:
     """A tuner that draws each trial at random and trains it to the end.
 
@@ -36,7 +39,8 @@ def RandomSearch(
         max_trials: how many trials.
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
         seed, lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes, compile_cache, rewrites: as in
+            `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -61,6 +65,8 @@ def RandomSearch(
             overwrite,
             checkpoint_seconds,
             max_checkpoint_bytes,
+            compile_cache,
+            rewrites,
         ),
     )
     return Tuner(hypermodel, config)
@@ -81,6 +87,8 @@ def GridSearch(
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
     max_checkpoint_bytes: int | None = None,
+    compile_cache: CompileCache = True,
+    rewrites: bool = True,
 ) -> Tuner:
     """A tuner that trains every combination of values.
 
@@ -94,7 +102,8 @@ def GridSearch(
         max_epochs: the epochs of each; otherwise `search(epochs=...)` gives them.
         seed: decides initial weights and the order of the data.
         lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes, compile_cache, rewrites: as in
+            `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -120,6 +129,8 @@ def GridSearch(
             overwrite,
             checkpoint_seconds,
             max_checkpoint_bytes,
+            compile_cache,
+            rewrites,
         ),
     )
     return Tuner(hypermodel, config)

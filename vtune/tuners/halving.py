@@ -12,6 +12,7 @@ from vtune.search.hyperband import (
 )
 from vtune.search.sampler import RandomSampler
 from vtune.search.schedule import Brackets
+from vtune.training.cache import CompileCache
 from vtune.training.cohort import Lanes
 from vtune.training.grouping import FuseWidths
 from vtune.trial import Objective
@@ -36,6 +37,8 @@ def Hyperband(
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
     max_checkpoint_bytes: int | None = None,
+    compile_cache: CompileCache = True,
+    rewrites: bool = True,
 ) -> Tuner:
     """A tuner that starts many trials, and lets only the better part of them go on.
 
@@ -70,6 +73,11 @@ def Hyperband(
             written at the ends of rungs as well.
         max_checkpoint_bytes: what checkpoints may take on the disk; weights of the best
             trials are left out where there is no room for them, the worst first.
+        compile_cache: where compiled programs are kept, so that another process need
+            not compile them: True, in the user's cache folder, or where JAX was told
+            to keep them; a path; or False, as JAX is set.
+        rewrites: whether convolutions and pooling, gradients included, are computed in
+            the form that is fastest on the device; it changes last bits.
 
     Returns:
         The tuner.
@@ -124,6 +132,8 @@ def Hyperband(
             overwrite,
             checkpoint_seconds,
             max_checkpoint_bytes,
+            compile_cache,
+            rewrites,
         ),
     )
     return Tuner(hypermodel, config)
@@ -146,6 +156,8 @@ def SuccessiveHalving(
     overwrite: bool = False,
     checkpoint_seconds: float = 300.0,
     max_checkpoint_bytes: int | None = None,
+    compile_cache: CompileCache = True,
+    rewrites: bool = True,
 ) -> Tuner:
     """A tuner with a single bracket: all trials start with the smallest budget.
 
@@ -157,7 +169,8 @@ def SuccessiveHalving(
         factor: one in `factor` trials goes on at the end of a rung, from 2.
         min_epochs: the epochs of the shortest rung.
         seed, lanes, fuse_widths, keep_models, directory, project_name, overwrite,
-            checkpoint_seconds, max_checkpoint_bytes: as in `vt.Hyperband`.
+            checkpoint_seconds, max_checkpoint_bytes, compile_cache, rewrites: as in
+            `vt.Hyperband`.
 
     Returns:
         The tuner.
@@ -183,6 +196,8 @@ def SuccessiveHalving(
             overwrite,
             checkpoint_seconds,
             max_checkpoint_bytes,
+            compile_cache,
+            rewrites,
         ),
     )
     return Tuner(hypermodel, config)

@@ -4,7 +4,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vtune.fusion import internals
 from vtune.fusion.family import Site
 from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ANY, ZERO, Contents, is_zero
@@ -189,7 +188,7 @@ def _emit(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
         to_front(operand, place, _slid(step, spec), 0, lane_sizes)
         for operand, place, spec in zip(operands, step.operands, specs)
     ]
-    (result,) = internals.bind(step.equation, fronts)
+    (result,) = step.bind(step.equation, fronts)
     axes = _slid(step, numbers.out_spec)
     return [from_front(result, step.results[0], axes, lane_sizes)]
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from jax.lax import GatherScatterMode
 from jaxtyping import Array, Bool, Int, Integer
 
-from vtune.fusion import internals
 from vtune.fusion.family import Operand, Site
 from vtune.fusion.layout import Tail
 from vtune.fusion.placement import live_box, narrow_size, to_wide_index
@@ -186,7 +185,7 @@ def _moves(place: Place, addressed: Sequence[int], sizes: Sequence[int]) -> bool
 
 def _bind(step: Step, operands: Sequence[Any], **params: Any) -> list[Any]:
     params = {**step.params, **params}
-    return internals.bind(dataclasses.replace(step.equation, params=params), operands)
+    return step.bind(dataclasses.replace(step.equation, params=params), operands)
 
 
 # Reading.
@@ -265,7 +264,7 @@ def _emit_slice(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[An
     if not _moves(place, axes, sizes):
         return bound(step, operands, lane_sizes)
     starts, _ = _places(place, axes, sizes, numbers, lane_sizes)
-    return internals.bind(step.equation, (operand, *starts))
+    return step.bind(step.equation, (operand, *starts))
 
 
 # Writing.
@@ -372,7 +371,7 @@ def _emit_update(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[A
     if not _moves(place, axes, update.shape):
         return bound(step, operands, lane_sizes)
     starts, _ = _places(place, axes, update.shape, numbers, lane_sizes)
-    return internals.bind(step.equation, (operand, update, *starts))
+    return step.bind(step.equation, (operand, update, *starts))
 
 
 def _scatter(

@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vtune.fusion import internals
 from vtune.fusion.family import Site
 from vtune.fusion.layout import Tail
 from vtune.fusion.placement import live, narrow_index, narrow_size
@@ -102,7 +101,7 @@ def _emit_sort(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any
     ]
     # A stable sort leaves padding behind live entries that are as large.
     params = {**step.params, "is_stable": step.params["is_stable"] or len(operands) > 1}
-    found = internals.bind(dataclasses.replace(step.equation, params=params), operands)
+    found = step.bind(dataclasses.replace(step.equation, params=params), operands)
     return [
         from_front(value, place, (axis,), lane_sizes)
         for value, place in zip(found, step.results)
@@ -137,7 +136,7 @@ def _emit_top(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]
     if place.varies(axis):
         least = lowest(place.aval.dtype)
         operand = to_front(operand, place, (axis,), least, lane_sizes)
-    values, index = internals.bind(step.equation, (operand,))
+    values, index = step.bind(step.equation, (operand,))
     if place.varies(axis):
         # Only a NaN with a sign comes after the least number, and so after padding.
         size = narrow_size(place.layouts[axis], lane_sizes)
@@ -168,7 +167,7 @@ def _plan_arg(neutral: Callable[[Any], Any]) -> Callable[[Step], Plan]:
 
 
 def _emit_arg(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
-    (found,) = internals.bind(step.equation, operands)
+    (found,) = step.bind(step.equation, operands)
     (axis,) = step.params["axes"]
     layout = step.operands[0].layouts[axis]
     if isinstance(layout, Tail):

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vtune.fusion import internals
 from vtune.fusion.family import Site
 from vtune.fusion.placement import narrow_index
 from vtune.fusion.randomness import narrow_bits, narrow_split, require_counters
@@ -33,7 +32,7 @@ def _plan_bits(step: Step) -> Plan:
 def _emit_bits(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
     layouts = _drawn(step)
     if not any(layout.varies for layout in layouts):
-        return internals.bind(step.equation, operands)
+        return step.bind(step.equation, operands)
     return [narrow_bits(operands[0], step.params["bit_width"], layouts, lane_sizes)]
 
 
@@ -51,7 +50,7 @@ def _plan_split(step: Step) -> Plan:
 def _emit_split(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
     layouts = _drawn(step)
     if not any(layout.varies for layout in layouts):
-        return internals.bind(step.equation, operands)
+        return step.bind(step.equation, operands)
     return [narrow_split(operands[0], layouts, lane_sizes)]
 
 
@@ -69,7 +68,7 @@ def _plan_iota(step: Step) -> Plan:
 
 
 def _emit_iota(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
-    (wide,) = internals.bind(step.equation, operands)
+    (wide,) = step.bind(step.equation, operands)
     layout = step.results[0].layouts[step.params["dimension"]]
     if not layout.varies:
         return [wide]

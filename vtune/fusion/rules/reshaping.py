@@ -11,7 +11,6 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from vtune.fusion import internals
 from vtune.fusion.family import Operand, Site
 from vtune.fusion.layout import Reversed, normal
 from vtune.fusion.placement import narrow_index, narrow_size, to_wide_index
@@ -146,7 +145,7 @@ def _emit_reverse(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[
     kept = tuple([d for d in step.params["dimensions"] if d not in gathered])
     params = {**step.params, "dimensions": kept}
     equation = dataclasses.replace(step.equation, params=params)
-    (value,) = internals.bind(equation, operands)
+    (value,) = step.bind(equation, operands)
     for axis in gathered:
         source, target = step.operands[0].layouts[axis], step.results[0].layouts[axis]
         numbers = jnp.arange(target.wide, dtype=jnp.int32)

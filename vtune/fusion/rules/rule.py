@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune.fusion import internals
+from vtune.fusion.evaluate import Bind
 from vtune.fusion.family import Site
 from vtune.fusion.flat import Equation
 from vtune.fusion.layout import Layout
@@ -67,11 +68,13 @@ class Step:
         equation: the envelope's.
         operands: what it reads.
         results: what it computes; their contents are not known yet.
+        bind: how the equation is computed, once its operands are what it needs.
     """
 
     equation: Equation
     operands: tuple[Place, ...]
     results: tuple[Place, ...]
+    bind: Bind = internals.bind
 
     @property
     def params(self) -> Any:
@@ -110,7 +113,7 @@ Emit = Callable[[Step, Sequence[Any], Any], list[Any]]
 def bound(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
     """The envelope's equation as it is."""
     del lane_sizes
-    return internals.bind(step.equation, operands)
+    return step.bind(step.equation, operands)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

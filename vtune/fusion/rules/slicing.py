@@ -16,7 +16,6 @@ from typing import Any, Literal, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from vtune.fusion import internals
 from vtune.fusion.family import Site
 from vtune.fusion.layout import Layout, Reversed, Sizes, Tail, vectors
 from vtune.fusion.placement import (
@@ -315,7 +314,7 @@ def _emit_slice(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[An
     changed = dict(start_indices=starts, limit_indices=limits, strides=strides)
     params = {**step.params, **changed}
     equation = dataclasses.replace(step.equation, params=params)
-    (value,) = internals.bind(equation, [value])
+    (value,) = step.bind(equation, [value])
     for axis, move in enumerate(moves):
         if not _fit(move).plain:
             value = _gathered(value, move, axis, lane_sizes)
@@ -354,7 +353,7 @@ def _emit_pad(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]
     )
     params = {**step.params, "padding_config": config}
     equation = dataclasses.replace(step.equation, params=params)
-    (value,) = internals.bind(equation, [value, border])
+    (value,) = step.bind(equation, [value, border])
     for axis, (move, fit) in enumerate(zip(moves, fits, strict=True)):
         if not fit.plain:
             value = _gathered(value, move, axis, lane_sizes, border)

@@ -12,7 +12,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from vtune.fusion import internals
 from vtune.fusion.family import Site
 from vtune.fusion.layout import Tail
 from vtune.fusion.placement import (
@@ -250,7 +249,7 @@ def _emit(step: Step, operands: Sequence[Any], lane_sizes: Any) -> list[Any]:
         to_front(operand, place, slid, neutral, lane_sizes)
         for operand, place, neutral in zip(operands, step.operands, _neutrals(step))
     ]
-    (result,) = internals.bind(step.equation, fronts)
+    (result,) = step.bind(step.equation, fronts)
     return [from_front(result, step.results[0], slid, lane_sizes)]
 
 

@@ -1,0 +1,1 @@
+"""Which equal, faster equations stand in for the traced ones?"""

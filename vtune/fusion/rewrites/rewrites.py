@@ -1,0 +1,138 @@
+"""Which form is an equation computed in? By a shipped rule, and never by a clock."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from vtune.fusion import internals
+from vtune.fusion.flat import Equation
+from vtune.fusion.rewrites.convolution import Convolution, convolution
+from vtune.fusion.rewrites.forms import Form, convolved, forms
+from vtune.fusion.rewrites.pooling import (
+    pooled_maximum,
+    pooled_minimum,
+    pooled_sum,
+    slides,
+    spread_to_extreme,
+)
+
+
+# The gradient of a kernel with so few channels is a product with as few rows, in which
+# nothing is read twice.
+_FEW = 4
+
+# From so many entries on, shifted slices side by side outgrow a CPU's caches, and take
+# more memory than the network.
+_MANY = 3_000_000
+
+_POOLING: Mapping[str, Callable[..., jax.Array]] = {
+    "reduce_window_max": pooled_maximum,
+    "reduce_window_min": pooled_minimum,
+    "reduce_window_sum": pooled_sum,
+    "select_and_scatter_add": spread_to_extreme,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewrites:
+    """Equal, faster equations in the place of traced ones.
+
+    Which form an equation gets changes the last bits of its results. So it depends on
+    the platform, on how lanes run and on the equation, and belongs to a program's key.
+
+    Args:
+        platform: `"cpu"`, `"gpu"` or `"tpu"`; an unknown one is treated as a GPU.
+        lanes: how lanes run: side by side (`"vmap"`) or one after another (`"map"`).
+    """
+
+    platform: str
+    lanes: Literal["vmap", "map"]
+
+    def bind(self, equation: Equation, operands: Sequence[Any]) -> list[Any]:
+        """Computes an equation in the form that is fastest here.
+
+        Args:
+            equation: an equation without bodies.
+            operands: what it reads.
+
+        Returns:
+            Its results: those of the equation as it is, up to rounding.
+        """
+        rewritten = self._rewritten(equation)
+        if rewritten is None:
+            return internals.bind(equation, operands)
+        with internals.as_traced(equation):
+            return [rewritten(*map(jnp.asarray, operands))]
+
+    def form(self, found: Convolution) -> Form | None:
+        """The form of a convolution.
+
+        Args:
+            found: what it computes.
+
+        Returns:
+            The form, or None if the equation stays as it is.
+        """
+        if self.platform == "cpu":
+            return _on_cpu(found, self.lanes == "vmap")
+        if self.lanes == "map" and self.platform == "tpu":
+            return None
+        return _side_by_side(found)
+
+    def _rewritten(self, equation: Equation) -> Callable[..., jax.Array] | None:
+        name, params = equation.primitive.name, equation.params
+        avals = [atom.aval for atom in equation.inputs]
+        if not all(map(_has_entries, (*avals, *[o.aval for o in equation.outputs]))):
+            return None
+        if name in _POOLING:
+            if not slides(params, avals[-1].shape):
+                return None
+            return lambda *operands: _POOLING[name](params, *operands)
+        if name == "conv_general_dilated" and _is_floating(avals):
+            found = convolution(params, avals[0].shape, avals[1].shape)
+            form = self.form(found)
+            if form is not None:
+                return lambda *operands: convolved(form, params, *operands)
+        return None
+
+
+def _has_entries(aval: Any) -> bool:
+    return 0 not in aval.shape
+
+
+def _is_floating(avals: Sequence[Any]) -> bool:
+    return all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals)
+
+
+def _on_cpu(found: Convolution, side_by_side: bool) -> Form:
+    """The fastest form on two cores of an AMD EPYC.
+
+    `experiments/benchmarks/rewrites.py` measures them all. JAX makes a convolution in
+    groups of one over lanes with a kernel each, and these are slow.
+    """
+    large: Form = "products" if side_by_side else "canonical"
+    if found.is_depthwise:
+        return "unrolled"
+    if found.groups > 1 or found.window == 1 or found.places == 1:
+        return "products"
+    if any(found.over_places):
+        few = found.samples <= _FEW
+        return large if few or found.patches > _MANY else "products"
+    if "scattered" not in forms(found):
+        return large if found.patches > _MANY else "patches"
+    if any(slide.hole > 1 for slide in found.slides):
+        return "scattered"
+    features = min(found.features, found.channels)
+    if found.patches // found.channels * features > _MANY:
+        return large
+    return "scattered" if found.features <= found.channels else "patches"
+
+
+def _side_by_side(found: Convolution) -> Form:
+    """Shifted slices: five times the steps of one H100 with 128 lanes."""
+    if found.is_depthwise:
+        return "weighed"
+    return "patches" if found.patches <= _MANY else "products"
