@@ -70,7 +70,7 @@ SPACES = {
     "regularization": drawn(regularization.build, 3),
 } | {name: of_zoo(case) for name, case in CASES.items()}
 
-QUICK = ("tutorial", "CNN, Flatten, dropout", "Transformer, all")
+QUICK = ("tutorial", "CNN, Flatten, dropout")
 
 
 def requests(

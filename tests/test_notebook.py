@@ -33,6 +33,7 @@ def check(text, source):
     assert "Traceback" not in text
 
 
+@pytest.mark.ci
 @lengths
 def test_the_example_runs_as_a_script(source, tmp_path):
     (tmp_path / "example.py").write_text(source, encoding="utf-8")

@@ -67,8 +67,16 @@ def same_as_stored(folder, form):
     return searching.search(searching.tuner(folder, form))
 
 
-@pytest.mark.parametrize("form", ["vmap", "map"])
-@pytest.mark.parametrize("lost", [False, True])
+@pytest.mark.parametrize(
+    ("form", "lost"),
+    [
+        ("map", False),
+        *[
+            pytest.param(*case, marks=pytest.mark.ci)
+            for case in [("vmap", False), ("vmap", True), ("map", True)]
+        ],
+    ],
+)
 def test_a_program_that_does_not_fit_runs_with_half_its_lanes(
     tmp_path, monkeypatch, form, lost
 ):
@@ -123,8 +131,16 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("after", [5, 6, 9])
+@pytest.mark.parametrize(
+    ("after", "late"),
+    [
+        (5, False),
+        *[
+            pytest.param(*case, marks=pytest.mark.ci)
+            for case in [(5, True), (6, False), (6, True), (9, False), (9, True)]
+        ],
+    ],
+)
 def test_a_study_that_is_ended_goes_on_with_few_lanes(
     tmp_path, monkeypatch, after, late
 ):

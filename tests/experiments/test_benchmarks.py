@@ -65,7 +65,7 @@ class Normalised(nn.Module):
 @pytest.mark.parametrize(
     "network",
     [
-        Network(MLP(8), (12,), 4),
+        pytest.param(Network(MLP(8), (12,), 4), marks=pytest.mark.ci),
         pytest.param(Network(Normalised(), (12,), 4), marks=pytest.mark.ci),
         pytest.param(Network(CNN((2, 3), 8), (8, 8, 1), 4), marks=pytest.mark.ci),
     ],

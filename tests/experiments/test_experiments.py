@@ -27,7 +27,7 @@ def run(script, *flags, folder):
     "script, last_words",
     [
         ("tutorial.py", "Trained for"),
-        ("depth.py", "of training"),
+        pytest.param("depth.py", "of training", marks=pytest.mark.ci),
         ("regularization.py", "accuracy"),
     ],
 )

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from vtune.fusion import internals
 from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.placement import embed, extract
 from vtune.fusion.rules.contents import ANY, ZERO
@@ -43,7 +44,9 @@ def widening_of(function, *arguments, state=ZERO):
     return _widened([trace_of(function, a) for a in arguments], state)
 
 
-def check_function(function, *arguments, tolerance=2e-6, exact=False):
+def check_function(
+    function, *arguments, tolerance=2e-6, exact=False, bind=internals.bind
+):
     """Compares a function inside its envelope with the function alone.
 
     Args:
@@ -51,6 +54,7 @@ def check_function(function, *arguments, tolerance=2e-6, exact=False):
         *arguments: for each member a tuple of arguments; the widest last.
         tolerance: how far results may differ, relative to their largest entry.
         exact: whether they have to be equal.
+        bind: how equations are computed inside the envelope.
 
     Returns:
         The widening for arguments that are zero in their padding.
@@ -60,7 +64,7 @@ def check_function(function, *arguments, tolerance=2e-6, exact=False):
         jax.device_get(jax.tree.leaves(_compiled(function, *a)(*a))) for a in arguments
     ]
     for state, poisons in ((ZERO, (0.0, -0.0)), (ANY, (np.nan, 1e30, -np.inf, 0.0))):
-        compared = _Compared(arguments, traces, _widened(traces, state))
+        compared = _Compared(arguments, traces, _widened(traces, state), bind)
         for poison in poisons:
             compared.with_padding(poison, alone, tolerance, exact)
     return _widened(traces, ZERO)
@@ -79,7 +83,7 @@ def _widened(traces, state):
 class _Compared:
     """A widening, compiled once for all that its padding may hold."""
 
-    def __init__(self, arguments, traces, widening):
+    def __init__(self, arguments, traces, widening, bind):
         self.arguments, self.traces, self.widening = arguments, traces, widening
         (self.wide,) = widening.functions.train
         values = [widening.values(trace).train[0] for trace in traces]
@@ -87,7 +91,7 @@ class _Compared:
         self.sizes = np.stack([widening.lane_sizes(trace) for trace in traces])
 
         def lane(lifted, sizes, leaves):
-            return evaluate_wide(self.wide, lifted, sizes, *leaves)
+            return evaluate_wide(self.wide, lifted, sizes, *leaves, bind=bind)
 
         self.lane = jax.vmap(lane)
         self.run = None

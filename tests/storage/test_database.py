@@ -284,7 +284,9 @@ def test_what_is_written_again_has_to_be_the_same(whole, record, told):
 
 
 REFUSED = {
-    "another decision in its place": Batch(decisions=(decision(14, "promote", 0, 2, epochs=4),)),
+    "a decision in its place": Batch(
+        decisions=(decision(14, "promote", 0, 2, epochs=4),)
+    ),
     "an unknown trial": Batch(epochs=(epoch(50, 12, 1),)),
     "an int among metrics": Batch(epochs=(epoch(50, 0, 9, loss=1),)),
     "a tuple in a decision": Batch(decisions=(decision(50, "fail", a=(1,)),)),

@@ -1,5 +1,6 @@
 """Compiled programs outlive a process, in a folder of their own, and change nothing."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -53,11 +54,11 @@ def enabled():
 
 def compile_new():
     """Compiles a program that nobody compiled before."""
-    compile_new.number += 1
-    jax.jit(lambda x: x * float(compile_new.number))(jnp.zeros(3)).block_until_ready()
+    number = float(next(NUMBERS))
+    jax.jit(lambda x: x * number)(jnp.zeros(3)).block_until_ready()
 
 
-compile_new.number = 1000
+NUMBERS = itertools.count(1001)
 
 
 def search(folder, form, **more):

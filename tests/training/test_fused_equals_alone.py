@@ -209,11 +209,20 @@ QUICK = {
     (dropout, "batchnorm", "linen", "vmap"),
     (clipping, "lstm", "linen", "map"),
 }
+# Each space and network is there with each library and each form of lanes; the other
+# half of the combinations is for `-m long`.
+PAIRS = {("linen", "vmap"), ("nnx", "map")}
+
+
+def marks(case):
+    if case in QUICK:
+        return ()
+    return pytest.mark.ci if case[2:] in PAIRS else pytest.mark.long
+
+
 PARAMETERS = [
     pytest.param(
-        *case,
-        id=f"{case[0].__name__}-{'-'.join(case[1:])}",
-        marks=() if case in QUICK else pytest.mark.ci,
+        *case, id=f"{case[0].__name__}-{'-'.join(case[1:])}", marks=marks(case)
     )
     for case in CASES
 ]

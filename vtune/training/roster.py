@@ -248,12 +248,15 @@ class Roster:
             self._packs.remove(pack)
         else:
             self._unload(pack, cohort)
-        lost = {t for t in pack.trials if self._members[t].state is None}
-        left = [trial for trial in pack.trials if trial not in lost]
+        known = [trial for trial in pack.trials if trial in self._members]
+        lost = {trial for trial in known if self._members[trial].state is None}
+        left = [trial for trial in known if trial not in lost]
         return lost, overflowed(pack.cohort, pack.lanes, left, pack.program, error)
 
     def _unload(self, pack: Pack, cohort: Cohort) -> None:
-        found = own_states([pack], pack.trials, self._members, {pack.cohort: cohort})
+        # Trials that have ended may be in lanes still.
+        known = [trial for trial in pack.trials if trial in self._members]
+        found = own_states([pack], known, self._members, {pack.cohort: cohort})
         for trial, state in found.items():
             self._members[trial] = dataclasses.replace(
                 self._members[trial], state=state

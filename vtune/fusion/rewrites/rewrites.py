@@ -20,12 +20,11 @@ from vtune.fusion.rewrites.pooling import (
 )
 
 
-# The gradient of a kernel with so few channels is a product with as few rows, in which
-# nothing is read twice.
+# So few channels leave XLA's kernels for convolutions idle.
 _FEW = 4
 
-# From so many entries on, shifted slices side by side outgrow a CPU's caches, and take
-# more memory than the network.
+# From so many entries on, slices side by side outgrow a CPU's caches, and take more
+# memory than the network.
 _MANY = 3_000_000
 
 _POOLING: Mapping[str, Callable[..., jax.Array]] = {
@@ -108,27 +107,31 @@ def _is_floating(avals: Sequence[Any]) -> bool:
 
 
 def _on_cpu(found: Convolution, side_by_side: bool) -> Form:
-    """The fastest form on two cores of an AMD EPYC.
+    """The fastest form on two cores of an AMD EPYC that share their caches with others.
 
-    `experiments/benchmarks/rewrites.py` measures them all. JAX makes a convolution in
-    groups of one over lanes with a kernel each, and these are slow.
+    `experiments/benchmarks/rewrites.py` measures them all. Alone, slices are up to a
+    third faster for some other sizes; beside a second program they are slower, since
+    they move more through memory.
     """
-    large: Form = "products" if side_by_side else "canonical"
     if found.is_depthwise:
         return "unrolled"
-    if found.groups > 1 or found.window == 1 or found.places == 1:
-        return "products"
-    if any(found.over_places):
-        few = found.samples <= _FEW
-        return large if few or found.patches > _MANY else "products"
-    if "scattered" not in forms(found):
-        return large if found.patches > _MANY else "patches"
-    if any(slide.hole > 1 for slide in found.slides):
+    if any(slide.hole > 1 for slide in found.slides) and "scattered" in forms(found):
         return "scattered"
-    features = min(found.features, found.channels)
-    if found.patches // found.channels * features > _MANY:
-        return large
-    return "scattered" if found.features <= found.channels else "patches"
+    if found.groups == 1 and _gains_by_slices(found):
+        return "patches" if found.patches <= _MANY else "products"
+    # JAX makes a convolution in groups of one over lanes with a kernel each.
+    return "products" if side_by_side else "canonical"
+
+
+def _gains_by_slices(found: Convolution) -> bool:
+    if found.places == 1:
+        return True
+    if any(found.over_places):
+        strided = any(slide.spread > 1 for slide in found.slides)
+        return strided and found.samples > _FEW
+    if found.window == 1:
+        return found.channels > _FEW
+    return found.channels <= _FEW and found.patches <= _MANY
 
 
 def _side_by_side(found: Convolution) -> Form:
