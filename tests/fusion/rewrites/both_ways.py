@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from vtune.fusion import internals
-from vtune.fusion.evaluate import evaluate
+from vtune.fusion.evaluate import Bind, evaluate
 from vtune.fusion.flat import Equation
 from vtune.fusion.trace import trace_function
 
@@ -33,24 +33,37 @@ def small_numbers(shape, seed, dtype=np.float32):
 
 
 def compared(
-    forms: Forms, function: Callable[..., Any], *arguments: Any
+    forms: Forms,
+    function: Callable[..., Any],
+    *arguments: Any,
+    bind: Bind = internals.bind,
 ) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Each result of an equation that has other forms, beside each of these."""
+    """Each result of an equation that has other forms, beside each of these.
+
+    Args:
+        forms: the forms.
+        function: the function whose equations are meant.
+        *arguments: its arguments.
+        bind: computes the equation as it is.
+
+    Yields:
+        Of each form the name, what is expected and what is found.
+    """
     flat = trace_function(function, *arguments)
     names = []
 
     def run(*inputs):
         pairs = []
 
-        def bind(equation, operands):
-            results = internals.bind(equation, operands)
+        def beside(equation, operands):
+            results = bind(equation, operands)
             for name, other in forms(equation, operands).items():
                 names.append(f"{equation.primitive.name}, {name}")
                 assert other.aval == results[0].aval, names[-1]
                 pairs.append((results[0], other))
             return results
 
-        evaluate(flat, (), (), *inputs, bind=bind)
+        evaluate(flat, (), (), *inputs, bind=beside)
         return pairs
 
     inputs = jax.tree.leaves(arguments)

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 from jax import lax
 
 from tests.fusion.rewrites.both_ways import both_ways, compared, small_numbers
+from vtune.fusion import internals
 from vtune.fusion.rewrites.convolution import convolution
 from vtune.fusion.rewrites.forms import convolved, forms
 
@@ -23,6 +24,28 @@ def every_form(equation, operands):
         return {}
     found = convolution(equation.params, *map(jnp.shape, operands))
     return {form: convolved(form, equation.params, *operands) for form in forms(found)}
+
+
+def with_explicit_border(equation, operands):
+    """A convolution without padding, of what is padded before.
+
+    Some of XLA's kernels read beyond the array where padding is negative.
+    """
+    if equation.primitive.name != NAME:
+        return internals.bind(equation, operands)
+    params, (left, right) = equation.params, operands
+    borders = [(0, 0, 0)] * left.ndim
+    spatial = params["dimension_numbers"].lhs_spec[2:]
+    for axis, border, hole in zip(spatial, params["padding"], params["lhs_dilation"]):
+        borders[axis] = (*border, hole - 1)
+    plain = {
+        "padding": ((0, 0),) * len(spatial),
+        "lhs_dilation": (1,) * len(spatial),
+    }
+    equation = dataclasses.replace(equation, params={**params, **plain})
+    return internals.bind(
+        equation, [lax.pad(left, np.zeros((), left.dtype), borders), right]
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,34 +113,54 @@ def cases(draw):
     )
 
 
+def is_valid(case):
+    """Whether there is such a convolution, and anything in its result."""
+    try:
+        result = jax.eval_shape(case, np.ones(case.left), np.ones(case.right))
+    except (TypeError, ValueError):
+        return False
+    return 0 not in result.shape
+
+
 def check(case):
     arrays = [small_numbers(case.left, 0), small_numbers(case.right, 1)]
-    try:
-        result = jax.eval_shape(case, *arrays)
-    except (TypeError, ValueError):
-        hypothesis.reject()
-    hypothesis.assume(0 not in result.shape)
-    cotangent = small_numbers(result.shape, 2)
+    cotangent = small_numbers(jax.eval_shape(case, *arrays).shape, 2)
     try:
         jax.eval_shape(both_ways(case), *arrays, cotangent)
     except Exception:  # JAX has no gradient of some: of those there is one equation
-        found = list(compared(every_form, case, *arrays))
+        function, arguments = case, arrays
     else:
-        found = list(compared(every_form, both_ways(case), *arrays, cotangent))
-        assert sum("canonical" in name for name, *_ in found) == 3
+        function, arguments = both_ways(case), [*arrays, cotangent]
+    found = list(compared(every_form, function, *arguments, bind=with_explicit_border))
+    assert sum("canonical" in name for name, *_ in found) == (
+        1 if function is case else 3
+    )
     for name, expected, result in found:
         np.testing.assert_array_equal(result, expected, err_msg=name)
 
 
 @hypothesis.settings(max_examples=8)
-@given(cases())
+@given(cases().filter(is_valid))
 def test_every_form_is_the_convolution_and_its_gradients(case):
     check(case)
 
 
+def test_padding_may_be_negative_on_one_side():
+    case = Case(
+        lax.ConvDimensionNumbers((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2)),
+        (2, 6, 6, 3),
+        (3, 3, 3, 4),
+        (1, 1),
+        ((-1, 1), (0, 0)),
+        *[(1, 1)] * 2,
+        *(1, 1),
+    )
+    check(case)
+
+
 @pytest.mark.ci
-@hypothesis.settings(max_examples=150)
-@given(cases())
+@hypothesis.settings(max_examples=80)
+@given(cases().filter(is_valid))
 def test_every_form_is_the_convolution_and_its_gradients_often(case):
     check(case)
 

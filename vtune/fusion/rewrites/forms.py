@@ -9,6 +9,7 @@ import numpy as np
 
 from vtune.fusion.rewrites.convolution import Convolution, convolution
 from vtune.fusion.rewrites.slices import SliceForm, sliced
+from vtune.fusion.rewrites.sliding import bordered
 
 
 # - "canonical": as a convolution with samples first and channels last, which XLA's CPU
@@ -51,14 +52,14 @@ def convolved(
     Returns:
         What the equation computes, up to rounding.
     """
-    if form == "canonical":
-        return _canonical(params, left, right)
     found = convolution(params, left.shape, right.shape)
+    if form == "canonical":
+        return _canonical(params, found, left, right)
     return sliced(form, params, found, left, right)
 
 
 def _canonical(
-    params: Mapping[str, Any], left: jax.Array, right: jax.Array
+    params: Mapping[str, Any], found: Convolution, left: jax.Array, right: jax.Array
 ) -> jax.Array:
     numbers, last = params["dimension_numbers"], left.ndim - 1
     spatial = tuple(range(1, last))
@@ -69,12 +70,18 @@ def _canonical(
     groups = params["batch_group_count"]
     if groups > 1:
         left = _grouped_by_channel(left, groups)
+    padding: Any = params["padding"]
+    holes = params["lhs_dilation"]
+    if min(map(min, padding)) < 0:
+        # Some of XLA's CPU kernels then read beyond the array (jaxlib 0.10.2).
+        left = bordered(left, dict(enumerate(found.slides, 1)), 0)
+        padding, holes = [(0, 0)] * len(spatial), [1] * len(spatial)
     result = jax.lax.conv_general_dilated(
         left,
         right,
         params["window_strides"],
-        params["padding"],
-        params["lhs_dilation"],
+        padding,
+        holes,
         params["rhs_dilation"],
         jax.lax.ConvDimensionNumbers(
             (0, last, *spatial), (last, last - 1, *range(last - 1)), (0, last, *spatial)
