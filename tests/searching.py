@@ -73,6 +73,18 @@ class Life:
     seed: int = 0
 
 
+class StopAt:
+    """Presses Ctrl-C at the end of some epoch of a search."""
+
+    def __init__(self, count):
+        self.left = count
+
+    def on_epoch_end(self, trial, epoch, metrics):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+
+
 class Network(nn.Module):
     """Two layers and dropout."""
 

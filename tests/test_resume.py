@@ -13,6 +13,7 @@ import pytest
 
 import vtune as vt
 from tests import searching
+from tests.searching import StopAt
 from vtune.training import fingerprint
 from vtune.training.pack import run_epoch
 
@@ -63,18 +64,6 @@ def search(tuner, x=X, y=Y, **more):
     more = {"validation_split": 0.25, "batch_size": 16, "verbose": 0, **more}
     tuner.search(x, y, **more)
     return tuner
-
-
-class StopAt:
-    """Presses Ctrl-C at the end of some epoch of the search."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def on_epoch_end(self, trial, epoch, metrics):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def same(one, other):

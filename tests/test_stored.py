@@ -1,13 +1,13 @@
 """A stored study tells a person what it is, and shows its results."""
 
 import re
-import signal
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import vtune as vt
+from tests.searching import StopAt
 
 
 X = np.random.default_rng(0).standard_normal((32, 2)).astype(np.float32)
@@ -32,18 +32,6 @@ class Mean:
 
 def build(hp):
     return Mean(hp.Choice("rate", [0.1, 0.2, 0.3]))
-
-
-class StopAt:
-    """Presses Ctrl-C at the end of some epoch."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def on_epoch_end(self, trial, epoch, metrics):
-        self.left -= 1
-        if self.left == 0:
-            signal.raise_signal(signal.SIGINT)
 
 
 def tuner(directory, kind=vt.RandomSearch, **more):

@@ -85,7 +85,7 @@ class Study:
         objective, steps = config.objective, loop.steps_per_epoch
         self._announcer = Announcer(objective, config.schedule.plan, steps)
         self._ledger = Ledger(objective, journal, self._announcer)
-        self._shrinking = Shrinking(self._trainer, journal, self._report)
+        self._shrinking = Shrinking(self._trainer, journal, self._show)
         self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker

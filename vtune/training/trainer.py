@@ -1,5 +1,6 @@
 """The device side of a search: which trial is in which lane, epoch after epoch."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -243,16 +244,16 @@ class Trainer:
                 true leaves the rest untrained.
 
         Returns:
-            The result of each trial that was trained, or that cannot be trained on.
-            Those of a program that is too large are in no lane, as they were before;
-            with their cohort limited, they can be arranged again.
+            The result of each trial that was trained or is lost; those of a program that
+            is too large are in no lane, as they were, and can be arranged again.
         """
         started = time.perf_counter()
         threads = streams(self._platform)
 
         def stopped(done: float) -> bool:
-            if done and not stop():
-                self._report(f"training, {done:.0%} of an epoch")
+            # What is reported may end a search, but other programs are under way.
+            with contextlib.suppress(KeyboardInterrupt):
+                self._report(f"training, {done:.0%} of an epoch" if done else "")
             return stop()
 
         trained = self._roster.train(trials, self._data, self.cohorts, threads, stopped)
