@@ -244,8 +244,8 @@ class Trainer:
                 true leaves the rest untrained.
 
         Returns:
-            The result of each trial that was trained or is lost; those of a program that
-            is too large are in no lane, as they were, and can be arranged again.
+            The result of each trial that was trained or is lost; those of a program
+            too large for the device are as they were, in no lane.
         """
         started = time.perf_counter()
         threads = streams(self._platform)
