@@ -19,7 +19,7 @@ PACKAGE = ROOT / "vtune"
 # name is not here is a new layer and has to be given its place.
 LEVELS = (
     {"trial", "failure", "interruption", "components"},
-    {"parameters", "history", "callbacks"},
+    {"parameters", "history", "callbacks", "foresight"},
     {"hyperparameters"},
     {"search", "reporting", "fusion", "storage"},
     {"proposal", "training", "observer"},

@@ -1,5 +1,7 @@
 """How many programs are compiled, counted by JAX itself."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 
 import vtune as vt
+from vtune.training.device import DEVICE_RULES
 
 
 # The epoch of all lanes, as JAX names its program.
@@ -101,10 +104,16 @@ def test_64_trials_of_one_shape_are_one_program(lanes, compiles):
     assert compiles == []
 
 
-def test_rungs_need_one_program_for_each_number_of_lanes(compiles):
+@pytest.mark.parametrize(("compiling", "programs"), [(0.0, 2), (2.0, 1)])
+def test_rungs_need_one_program_for_each_number_of_lanes(
+    compiles, monkeypatch, compiling, programs
+):
+    rule = dataclasses.replace(DEVICE_RULES["cpu"], compiling=compiling)
+    monkeypatch.setitem(DEVICE_RULES, "cpu", rule)
     tuner = search(
         vt.Hyperband(
-            lambda hp: build(hp, width=13),  # no other test compiled it
+            # No other test compiled it.
+            lambda hp: build(hp, width=90 + programs),
             "val_loss",
             brackets=[[(64, 1), (16, 2), (4, 4)]],
             seed=0,
@@ -113,6 +122,7 @@ def test_rungs_need_one_program_for_each_number_of_lanes(compiles):
     )
     reached = [sum(t.epoch >= epochs for t in tuner.trials) for epochs in (1, 2, 4)]
     assert reached == [64, 16, 4]
-    # 64 and 16 trials run 16 at a time, the last 4 by themselves.
-    assert tuner.statistics.training_programs == 2
-    assert compiles.count(EPOCH) == 2
+    # 64 and 16 trials run 16 at a time, the last 4 by themselves, where compiling costs
+    # less than idle lanes.
+    assert tuner.statistics.training_programs == programs
+    assert compiles.count(EPOCH) == programs

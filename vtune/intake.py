@@ -3,18 +3,22 @@
 import collections
 import contextlib
 import dataclasses
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vtune.foresight import Foresight, foresight
 from vtune.fusion.envelope import envelope_values
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
+from vtune.parameters import Choice, Parameter
 from vtune.proposal import Build, Horizon, propose, realise
 from vtune.search.sampler import RandomSampler, Sampler, configuration_key
 from vtune.training.data import DataSet
-from vtune.trial import Objective, Trainable
+from vtune.training.outlook import Outlook
+from vtune.trial import Objective, Trainable, Value
 
 
 # Points of the space that are traced only to see which constants differ.
@@ -109,12 +113,16 @@ class Intake:
         Returns:
             False if there is none to draw now.
         """
-        ended = bool(self._ahead) and not isinstance(self._ahead[-1], Newcomer)
         enough = planned is not None and len(self._drawn) >= planned
-        if ended or enough or len(self._ahead) >= _MOST_AHEAD:
+        if self._has_ended or enough or len(self._ahead) >= _MOST_AHEAD:
             return False
         self._draw()
         return True
+
+    @property
+    def _has_ended(self) -> bool:
+        """Whether nothing can be drawn after what is ahead."""
+        return bool(self._ahead) and not isinstance(self._ahead[-1], Newcomer)
 
     def _draw(self) -> None:
         """Adds the next trial to those ahead, or what keeps it from being one."""
@@ -145,7 +153,46 @@ class Intake:
             trace, error = self._trace(proposal.trainable)
         return Newcomer(proposal.hyperparameters, trace, error)
 
-    def probe(self) -> list[Trace]:
+    def foresee(self, total: int | None, go_on: Callable[[], bool]) -> Foresight:
+        """Traces as many of the trials to come as are to be known beforehand.
+
+        Args:
+            total: the trials of the whole study; None: as many as the space holds.
+            go_on: is asked before each; false ends it.
+
+        Returns:
+            What is known then.
+        """
+        sight = foresight(len(self.hyperparameters), total, self.exhausted)
+        while len(self._ahead) < sight.coming and not self._has_ended and go_on():
+            self._draw()
+        known = sum(isinstance(newcomer, Newcomer) for newcomer in self._ahead)
+        return dataclasses.replace(sight, coming=min(sight.coming, known))
+
+    def outlook(self, sight: Foresight) -> Outlook:
+        """The traces of what is yet to start.
+
+        Args:
+            sight: what of it is known.
+
+        Returns:
+            Of the trials to come those that can be trained, and further points of the
+            space.
+        """
+        while len(self._ahead) < sight.coming and not self._has_ended:
+            self._draw()
+        begun = len(self.hyperparameters)
+        coming = {
+            number: newcomer.trace
+            for number, newcomer in enumerate(self._ahead, begun)
+            if isinstance(newcomer, Newcomer)
+            and newcomer.trace is not None
+            and number < begun + sight.coming
+        }
+        others = self._probe() if sight.probed else []
+        return Outlook(coming, others, sight.weight, self._largest)
+
+    def _probe(self) -> list[Trace]:
         """Traces of further points of the space, which show what may still differ."""
         if self._probes is None:
             started = time.perf_counter()
@@ -175,9 +222,10 @@ class Intake:
             The trace, which may turn out to be no envelope of them; None if there is
             no such trial.
         """
-        values = envelope_values([self.hyperparameters[n].values for n in numbers])
-        if values is None:
-            return None
+        values = envelope_values([self._drawn[n].values for n in numbers])
+        return None if values is None else self._trace_of(values)
+
+    def _trace_of(self, values: Mapping[str, Value]) -> Trace | None:
         hyperparameters = HyperParameters(
             values,
             steps_per_epoch=self._horizon.steps_per_epoch,
@@ -189,6 +237,34 @@ class Intake:
         with contextlib.suppress(ValueError):
             return self._trace(proposal.trainable)[0]
         return None
+
+    def _largest(self, numbers: Sequence[int]) -> tuple[Trace, int] | None:
+        """Traces the largest trial that may come of those that differ as some do.
+
+        Args:
+            numbers: the trials.
+
+        Returns:
+            The trace, which has in place of each whole number in which the trials
+            differ the largest of its range, and in how many it is larger than in all
+            of them; None if there is no larger one.
+        """
+        known = [self._drawn[number] for number in numbers]
+        values = envelope_values([hp.values for hp in known])
+        if values is None:
+            return None
+        raised = {}
+        for parameter in known[0].parameters:
+            name = parameter.name
+            found = {hp.values.get(name) for hp in known}
+            numbers = [value for value in found if type(value) is int]
+            if len(numbers) == len(found) > 1:
+                limit = _largest(parameter)
+                raised |= {name: limit} if limit > max(numbers) else {}
+        if not raised:
+            return None
+        trace = self._trace_of(values | raised)
+        return None if trace is None else (trace, len(raised))
 
     def _trace(self, trainable: Trainable) -> tuple[Trace | None, Exception | None]:
         if isinstance(trainable, Model):
@@ -215,3 +291,10 @@ class Intake:
             f"The objective {self._objective.name!r} is not among the metrics of an "
             f"epoch: {', '.join(names)}."
         )
+
+
+def _largest(parameter: Parameter) -> int:
+    """The largest whole number that a hyperparameter takes."""
+    last = parameter.from_unit(math.nextafter(1, 0))
+    values = parameter.values if isinstance(parameter, Choice) else [last]
+    return max(value for value in values if type(value) is int)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vtune.foresight import Foresight
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.storage.records import (
@@ -122,15 +123,12 @@ class Journal:
         record = DecisionRecord(self._next(), kind, trials, content)
         self._add("decisions", record)
 
-    def start(
-        self, traces: Mapping[int, Trace], *, probed: bool, exhausted: bool
-    ) -> None:
+    def start(self, traces: Mapping[int, Trace], sight: Foresight) -> None:
         """Writes down that trials were admitted together.
 
         Args:
             traces: those that can be trained.
-            probed: whether further points of the space were looked at.
-            exhausted: whether the space has no further configuration.
+            sight: what was known of later trials.
         """
         # What the leaves of a state are called, once for all trials that agree.
         leaves = list(dict.fromkeys(trace.state_paths for trace in traces.values()))
@@ -138,8 +136,7 @@ class Journal:
         self.decide(
             "start",
             tuple(traces),
-            probed=probed,
-            exhausted=exhausted,
+            **dataclasses.asdict(sight),
             leaves=[list(names) for names in leaves],
             kinds=kinds,
         )

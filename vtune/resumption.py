@@ -1,8 +1,10 @@
 """Bringing a study to where it was: from what was written down of it."""
 
+import dataclasses
 from collections.abc import Iterator
 
 from vtune import history
+from vtune.foresight import Foresight
 from vtune.fusion.digest import trace_digest
 from vtune.fusion.trace import Trace
 from vtune.intake import Intake, Newcomer
@@ -91,11 +93,13 @@ class Resumption:
             self._traces[record.number] = newcomer.trace
 
     def _admit(self, record: DecisionRecord) -> None:
-        others = self._intake.probe() if record.content["probed"] else []
-        if record.content["exhausted"]:
+        names = [field.name for field in dataclasses.fields(Foresight)]
+        sight = Foresight(**{name: record.content[name] for name in names})
+        if sight.exhausted:
             self._intake.take()
+        outlook = self._intake.outlook(sight)
         self._trainer.admit(
-            self._traces, others, self._intake.envelope, settled=self._apart
+            self._traces, outlook, self._intake.envelope, settled=self._apart
         )
         self._traces, self._apart, self._rearranged = {}, {}, True
 

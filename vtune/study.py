@@ -60,7 +60,7 @@ class Study:
     ):
         self.config = config
         self.models: dict[int, HostState] = {}
-        self.interrupted = False
+        self.interrupted, self._arranged, self._phase = False, True, ""
         self._journal = journal
         self._to_trace = tracer(loop, *data)
         self._intake = Intake(
@@ -89,8 +89,6 @@ class Study:
         self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker
-        self._arranged = True
-        self._phase = ""
 
     @property
     def trials(self) -> list[Trial]:
@@ -131,8 +129,8 @@ class Study:
             Whether it is complete, so that there is nothing to run.
         """
         self._past = past
-        schedule, objective = self.config.schedule, self.config.objective
-        complete = past.is_complete(schedule, objective, self._trainer.capacity)
+        objective, most = self.config.objective, self._trainer.capacity
+        complete = past.is_complete(self.config.schedule, objective, most)
         if complete:
             self._ledger.trials = past.trials(objective)
             self._intake.hyperparameters = past.hyperparameters(self.config.seed)
@@ -222,30 +220,28 @@ class Study:
             elif isinstance(action, Stop):
                 self._keep_models([self.trials[number] for number in action.trials])
                 self._ledger.stop(action)
-        starts = [action for action in actions if isinstance(action, Start)]
-        if starts:
+        if starts := [action for action in actions if isinstance(action, Start)]:
             self._start(starts)
 
     def _start(self, starts: Sequence[Start]) -> None:
         """Takes new trials in, and admits those that can be trained."""
-        planned = sum(start.trials for start in starts)
+        intake = self._intake
         traces: dict[int, Trace] = {}
         places = [start for start in starts for _ in range(start.trials)]
         for done, start in enumerate(places):
-            self._show(f"tracing {done + 1} of {planned}")
-            newcomer = None if self._interruption.requested else self._intake.take()
+            self._show(f"tracing {done + 1} of {len(places)}")
+            newcomer = None if self._interruption.requested else intake.take()
             if newcomer is None:
                 break
             trial = self._ledger.begin(newcomer, start)
             if newcomer.trace is not None:
                 traces[trial.number] = newcomer.trace
-        total, exhausted = self.config.schedule.total_trials, self._intake.exhausted
-        probed = bool(traces) and not exhausted and len(self.trials) != total
-        others = self._intake.probe() if probed else []
-        apart = self._trainer.admit(traces, others, self._intake.envelope, self._beside)
+        sight = intake.foresee(self.config.schedule.total_trials, self._may_trace)
+        outlook = intake.outlook(sight)
+        apart = self._trainer.admit(traces, outlook, intake.envelope, self._beside)
         for number, reason in apart.items():
             self._journal.decide("apart", (number,), reason=reason)
-        self._journal.start(traces, probed=probed, exhausted=exhausted)
+        self._journal.start(traces, sight)
 
     def _arrange(self) -> None:
         self._arranged = False
@@ -286,6 +282,10 @@ class Study:
         if phase:
             self._show(phase)
         return self._intake.ahead(self.config.schedule.total_trials)
+
+    def _may_trace(self) -> bool:
+        self._show("tracing trials to come")
+        return not self._stop()
 
     def _stop(self) -> bool:
         return self._interruption.requested

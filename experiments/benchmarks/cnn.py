@@ -9,6 +9,7 @@ beside a hand-written scan over the vmapped step, whose convolutions are those o
 """
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -50,6 +51,7 @@ NETWORKS = {
 }
 SIDES: dict[str, Callable[[Work], Side]] = {
     "vtune": by_vtune,
+    "unrewritten": functools.partial(by_vtune, rewrites=False),
     "vmapped scan": by_vmapped_scan,
 }
 

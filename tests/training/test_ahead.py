@@ -1,5 +1,6 @@
 """Programs for later rungs are compiled while the device trains."""
 
+import dataclasses
 import threading
 
 import hypothesis
@@ -9,6 +10,7 @@ import jax
 from tests import searching
 from vtune.search.schedule import promoted_share
 from vtune.training import compile
+from vtune.training.device import DEVICE_RULES
 from vtune.training.plan import Arrangement, shrunk
 
 
@@ -59,6 +61,8 @@ def test_on_an_accelerator_the_programs_of_later_rungs_are_compiled_ahead(
     monkeypatch.setattr(compile, "_compile", watched)
     monkeypatch.setattr(compile, "PROGRAMS", compile.ProgramCache())
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    rule = dataclasses.replace(DEVICE_RULES["gpu"], compiling=0.0)
+    monkeypatch.setitem(DEVICE_RULES, "gpu", rule)
     tuner = searching.search(searching.tuner(tmp_path, "vmap"))
     assert all(trial.score is not None for trial in tuner.trials)
     first, *later = sorted(threads, reverse=True)

@@ -11,6 +11,7 @@ from vtune.training.assignment import Settings, assign
 from vtune.training.data import dataset
 from vtune.training.device import DEVICE_RULES, device_rule
 from vtune.training.loop import tracer, training_loop
+from vtune.training.outlook import Outlook
 from vtune.training.plan import LADDER, arrange
 
 
@@ -35,10 +36,12 @@ def form_of(trace, lanes="auto", platform="cpu"):
     st.integers(1, 3000),
     st.sampled_from(["vmap", "map"]),
     st.sampled_from(["cpu", "gpu", "tpu", "something new"]),
-    st.sampled_from([None, 1, 2, 4]),
+    st.sets(st.sampled_from(LADDER)),
 )
-def test_an_arrangement_holds_all_trials_without_waste(trials, form, platform, before):
-    plan = arrange(trials, form, platform, before)
+def test_an_arrangement_holds_all_trials_without_waste(
+    trials, form, platform, compiled
+):
+    plan = arrange(trials, form, platform, compiled=compiled)
     assert plan.groups * plan.lanes >= trials
     assert (plan.groups - 1) * plan.lanes < trials
     if form == "vmap":
@@ -48,7 +51,25 @@ def test_an_arrangement_holds_all_trials_without_waste(trials, form, platform, b
         assert trials / (plan.groups * plan.lanes) > 0.5 or trials == 1
         assert plan == arrange(trials, form, platform)
     else:
-        assert plan.lanes >= (before or 1)
+        assert plan.lanes == 1
+
+
+@given(
+    st.integers(1, 200),
+    st.sets(st.sampled_from(LADDER), min_size=1),
+    st.floats(0, 10),
+)
+def test_a_compiled_program_is_taken_where_its_idle_lanes_cost_less(
+    trials, compiled, seconds
+):
+    new = arrange(trials, "vmap", "cpu")
+    plan = arrange(trials, "vmap", "cpu", compiled=compiled, seconds=seconds)
+    idle = plan.groups * plan.lanes - new.groups * new.lanes
+    assert plan == new or plan.lanes in compiled
+    assert plan.groups * plan.lanes >= trials and plan.groups <= new.groups
+    assert idle * seconds <= device_rule("cpu").compiling
+    if seconds == 0 and any(new.lanes <= size <= 16 for size in compiled):
+        assert plan.lanes in compiled
 
 
 def test_the_ladder_reaches_what_the_rules_allow():
@@ -91,7 +112,8 @@ def test_a_later_trial_with_another_value_elsewhere_gets_a_program_of_its_own():
 
 
 def test_further_points_of_the_space_show_what_may_differ():
-    cohorts, _ = assign({0: trace(0.1)}, (), MAP, others=[trace(0.2)])
+    outlook = Outlook(others=[trace(0.2)])
+    cohorts, _ = assign({0: trace(0.1)}, (), MAP, outlook=outlook)
     _, chosen = assign({1: trace(0.3)}, cohorts, MAP)
     assert chosen == {1: 0}
 

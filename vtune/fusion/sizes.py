@@ -162,6 +162,8 @@ def sizes_of(flat: FlatFunction) -> tuple[int, ...]:
 
 
 # A trace is asked for its sizes whenever one of its arrays is moved.
+_GROWING_SIZES: weakref.WeakKeyDictionary[Trace, tuple[int, ...]]
+_GROWING_SIZES = weakref.WeakKeyDictionary()
 _TRACE_SIZES: weakref.WeakKeyDictionary[Trace, Signature] = weakref.WeakKeyDictionary()
 
 
@@ -216,13 +218,16 @@ def growing_sizes(trace: Trace) -> tuple[int, ...]:
         Of training and evaluation the `sizes_of` without bounds of slices and widths of
         borders.
     """
-    sizes: list[int] = []
-    for flat in (*trace.train, *trace.evaluate):
-        slots: dict[int, Any] = {}
-        for _, counts in _walk(flat.body, slots):
-            sizes += counts
-        sizes += _constant_sizes(slots)
-    return tuple(sizes)
+    found = _GROWING_SIZES.get(trace)
+    if found is None:
+        sizes: list[int] = []
+        for flat in (*trace.train, *trace.evaluate):
+            slots: dict[int, Any] = {}
+            for _, counts in _walk(flat.body, slots):
+                sizes += counts
+            sizes += _constant_sizes(slots)
+        found = _GROWING_SIZES[trace] = tuple(sizes)
+    return found
 
 
 # What belongs to the structure.

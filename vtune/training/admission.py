@@ -4,14 +4,15 @@ import collections
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
 from vtune.fusion.sizes import training_structure
 from vtune.fusion.trace import Trace
-from vtune.training.assignment import Envelope, Settings, assign
+from vtune.training.assignment import Settings, assign
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort
+from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook
 from vtune.training.share import Share, multiply_adds, shares
 
 
@@ -52,7 +53,7 @@ class Admission:
     def admit(
         self,
         traces: Mapping[int, Trace],
-        others: Sequence[Trace] = (),
+        outlook: Outlook = NOTHING_KNOWN,
         envelope: Envelope = lambda numbers: None,
         do: Do = lambda work: work(),
         settled: Mapping[int, str] | None = None,
@@ -61,7 +62,7 @@ class Admission:
 
         Args:
             traces: the trials' traces, by number.
-            others: traces of further points of the space, which show what may differ.
+            outlook: what is known of later trials.
             envelope: makes an envelope of some of the trials where none of them is one.
             do: calls a function and returns its result; it is given the check.
             settled: what the check said of these trials before, as `Admitted.apart`;
@@ -83,7 +84,7 @@ class Admission:
                 traces,
                 self.cohorts,
                 self._settings,
-                others=others,
+                outlook=outlook,
                 envelope=envelope,
                 apart=self._verdicts.apart,
             )

@@ -1,7 +1,7 @@
 """Which trials run in one program: a pure function of their traces and the settings."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 
 from vtune.fusion.envelope import find_envelope, undominated
 from vtune.fusion.refusal import Refusal
@@ -13,12 +13,8 @@ from vtune.fusion.widening import Widening
 from vtune.fusion.work import terms
 from vtune.training.cohort import Cohort, Lanes, extended, lane_form
 from vtune.training.device import device_rule
-from vtune.training.grouping import FuseWidths, group
-
-
-# Traces a trial with the largest values of some others, by their numbers; None if there
-# is no such trial.
-Envelope = Callable[[Sequence[int]], Trace | None]
+from vtune.training.grouping import FuseWidths, group, lane_seconds
+from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook, expected
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,23 +39,22 @@ def assign(
     cohorts: Sequence[Cohort],
     settings: Settings,
     *,
-    others: Sequence[Trace] = (),
+    outlook: Outlook = NOTHING_KNOWN,
     envelope: Envelope = lambda numbers: None,
     apart: Mapping[Hashable, str] | None = None,
 ) -> tuple[tuple[Cohort, ...], dict[int, int]]:
     """Finds a cohort for each trial.
 
     Trials that are the same up to constants and sizes may share a cohort, whose lifted
-    constants are those that differ among them and among `others`. A trial that does not
-    fit into the program of an existing cohort starts a new one, never changes an old
-    one's.
+    constants are those that differ among them and among those to come, which get none.
+    A trial joins the existing cohort with the least work into whose program it fits;
+    where there is none it starts a new one, and never changes an old one's.
 
     Args:
         traces: the new trials' traces, by trial number.
         cohorts: the cohorts so far.
         settings: what else decides.
-        others: traces of further points of the space; they show what may still differ,
-            but get no cohort.
+        outlook: what is known of later trials.
         envelope: makes an envelope where no trial is one.
         apart: structures of which trials of different widths are not to share a
             program, with the reason.
@@ -67,16 +62,14 @@ def assign(
     Returns:
         All cohorts, old and new, and each new trial's cohort number.
     """
-    assigning = _Assigning(cohorts, settings, envelope, apart or {})
-    kinds: dict[Hashable, list[int]] = {}
-    for number in sorted(traces):
-        kinds.setdefault(assigning.kind(traces[number]), []).append(number)
-    spare: dict[Hashable, list[Trace]] = {}
-    for trace in others:
-        spare.setdefault(assigning.kind(trace), []).append(trace)
-    for kind, numbers in kinds.items():
-        known = {number: traces[number] for number in numbers}
-        assigning.add(kind, known, spare.get(kind, []))
+    assigning = _Assigning(traces.keys(), cohorts, settings, envelope, apart or {})
+    coming = assigning.by_kind(outlook.coming)
+    others = assigning.by_kind(dict(enumerate(outlook.others)))
+    for kind, starting in assigning.by_kind(traces).items():
+        spare = tuple(others.get(kind, {}).values())
+        known = coming.get(kind, {})
+        later = dataclasses.replace(outlook, coming=known, others=spare)
+        assigning.add(kind, starting, later)
     return tuple(assigning.cohorts), assigning.chosen
 
 
@@ -85,6 +78,7 @@ class _Assigning:
 
     def __init__(
         self,
+        starting: Set[int],
         cohorts: Sequence[Cohort],
         settings: Settings,
         envelope: Envelope,
@@ -92,34 +86,52 @@ class _Assigning:
     ):
         self.cohorts = list(cohorts)
         self.chosen: dict[int, int] = {}
+        self._starting = starting
+        self._rule = device_rule(settings.platform)
         self._settings = settings
         self._envelope = envelope
         self._apart = apart
 
-    def kind(self, trace: Trace) -> Hashable:
-        """What trials have to have in common to be considered for one program."""
+    def by_kind(self, traces: Mapping[int, Trace]) -> dict[Hashable, dict[int, Trace]]:
+        """Trials by what those that are considered for one program have in common."""
+        kinds: dict[Hashable, dict[int, Trace]] = {}
+        for number in sorted(traces):
+            kind = self._kind(traces[number])
+            kinds.setdefault(kind, {})[number] = traces[number]
+        return kinds
+
+    def _kind(self, trace: Trace) -> Hashable:
         kind = training_structure(trace)
         if self._settings.fuse_widths == "never" or kind in self._apart:
             return signature(trace)
         return kind
 
-    def add(
-        self, kind: Hashable, traces: Mapping[int, Trace], spare: Sequence[Trace]
-    ) -> None:
+    def add(self, kind: Hashable, traces: Mapping[int, Trace], later: Outlook) -> None:
         """Finds cohorts for trials of one kind."""
-        homeless = self._housed(kind, traces)
+        homeless = self._homeless(kind, traces)
         if homeless and self._extend(kind, homeless):
-            homeless = self._housed(kind, homeless)
+            homeless = self._homeless(kind, homeless)
         if not homeless:
             return
-        siblings = [c for c in self.cohorts if c.structure == kind]
+        siblings = self._siblings(kind)
         known = [trace for sibling in siblings for trace in sibling.traces]
-        for numbers in self._groups(homeless):
-            self._found(kind, {n: homeless[n] for n in numbers}, [*known, *spare])
+        known += [*later.coming.values(), *later.others]
+        unseen = self._homeless(kind, later.coming)
+        for sibling in siblings:
+            unseen = {n: t for n, t in unseen.items() if not _may_extend(sibling, t)}
+        several = {**homeless, **unseen}
+        weights = dict.fromkeys(several, later.weight)
+        largest, many = expected(several, later)
+        several |= largest
+        weights |= dict.fromkeys(largest, many)
+        for numbers in self._groups(several, weights):
+            self._found(kind, {n: several[n] for n in numbers}, known)
 
-    def _housed(self, kind: Hashable, traces: Mapping[int, Trace]) -> dict[int, Trace]:
+    def _homeless(
+        self, kind: Hashable, traces: Mapping[int, Trace]
+    ) -> dict[int, Trace]:
         """Chooses cohorts that accept trials; returns the trials without one."""
-        siblings = [c for c in self.cohorts if c.structure == kind]
+        siblings = self._siblings(kind)
         homeless = {}
         for number, trace in traces.items():
             fits = (c for c in siblings if c.widening.accepts(trace))
@@ -127,40 +139,51 @@ class _Assigning:
             if cohort is None:
                 homeless[number] = trace
             else:
-                self.chosen[number] = cohort.number
+                self._choose([number], cohort.number)
         return homeless
+
+    def _siblings(self, kind: Hashable) -> list[Cohort]:
+        """The cohorts of a kind, those with the least work first."""
+        siblings = [cohort for cohort in self.cohorts if cohort.structure == kind]
+        return sorted(siblings, key=lambda cohort: (cohort.seconds, cohort.number))
+
+    def _choose(self, numbers: Iterable[int], cohort: int) -> None:
+        """Puts trials into a cohort; those to come are not put anywhere yet."""
+        self.chosen.update({n: cohort for n in numbers if n in self._starting})
 
     def _extend(self, kind: Hashable, traces: Mapping[int, Trace]) -> bool:
         """Makes widths known to cohorts whose programs hold them as they are."""
-        changed = False
-        for cohort in self.cohorts:
-            wide = cohort.widening.envelope
-            if cohort.structure != kind or not cohort.widening.varies:
-                continue
-            fitting = [t for t in traces.values() if dominates(wide, t)]
+        left = [*traces.values()]
+        for cohort in self._siblings(kind):
+            fitting = [trace for trace in left if _may_extend(cohort, trace)]
             if fitting:
+                wide = cohort.widening.envelope
                 try:
                     widening = widen([*cohort.traces, *fitting], wide)
                 except Refusal:
                     continue
                 new = extended(cohort, fitting, widening)
-                self.cohorts[cohort.number] = new
-                changed |= new is not cohort
-        return changed
+                if new is not cohort:
+                    self.cohorts[cohort.number] = new
+                    left = [trace for trace in left if trace not in fitting]
+        return len(left) < len(traces)
 
-    def _groups(self, traces: Mapping[int, Trace]) -> list[list[int]]:
+    def _groups(
+        self, traces: Mapping[int, Trace], weights: Mapping[int, float]
+    ) -> list[list[int]]:
         """Trials by the envelope that they are to share."""
         widths: dict[Hashable, list[int]] = {}
         for number, trace in traces.items():
             widths.setdefault(trace_sizes(trace), []).append(number)
         if self._settings.fuse_widths != "auto" or len(widths) == 1:
             return [list(traces)]
-        members = [(terms(traces[w[0]]), len(w)) for w in widths.values()]
-        rule = device_rule(self._settings.platform)
+        members = [
+            (terms(traces[w[0]]), sum(weights[n] for n in w)) for w in widths.values()
+        ]
         several = list(widths.values())
         return [
             sorted(number for index in indices for number in several[index])
-            for indices in group(members, rule, self._settings.steps)
+            for indices in group(members, self._rule, self._settings.steps)
         ]
 
     def _found(
@@ -170,9 +193,11 @@ class _Assigning:
 
         Args:
             kind: what they have in common.
-            traces: the trials.
+            traces: the trials; a cohort for none but later ones is not started yet.
             known: further traces of the kind, to see what may differ.
         """
+        if self._starting.isdisjoint(traces):
+            return
         wide = self._envelope_of(traces)
         if wide is None:
             largest, rest = _covered(traces)
@@ -209,6 +234,8 @@ class _Assigning:
         for number, trace in traces.items():
             shapes.setdefault(signature(trace), {})[number] = trace
         for shape, group_ in shapes.items():
+            if self._starting.isdisjoint(group_):
+                continue
             alike = [trace for trace in known if signature(trace) == shape]
             several = [*group_.values(), *alike]
             self._append(kind, group_, several, widen(several, several[0]), reason)
@@ -227,10 +254,17 @@ class _Assigning:
         first = next(iter(traces.values()))
         apart = self._apart.get(training_structure(first), apart)
         number = len(self.cohorts)
+        seconds = lane_seconds(terms(widening.envelope), self._rule)
         self.cohorts.append(
-            Cohort(number, kind, tuple(known), widening, form, reason, apart)
+            Cohort(number, kind, tuple(known), widening, form, reason, seconds, apart)
         )
-        self.chosen.update(dict.fromkeys(traces, number))
+        self._choose(traces, number)
+
+
+def _may_extend(cohort: Cohort, trace: Trace) -> bool:
+    """Whether a trial's sizes may become known to a cohort of its kind."""
+    widening = cohort.widening
+    return widening.varies and dominates(widening.envelope, trace)
 
 
 def _covered(

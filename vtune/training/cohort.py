@@ -27,6 +27,7 @@ class Cohort:
         widening: the functions inside the envelope, and the constants that differ.
         form: how lanes run: side by side (`vmap`) or one after another (`map`).
         reason: why, in a sentence.
+        seconds: what a lane's step is expected to take, beside what it takes to start.
         apart: why trials of other widths do not share the program, or None.
     """
 
@@ -36,6 +37,7 @@ class Cohort:
     widening: Widening
     form: Form
     reason: str
+    seconds: float = 0.0
     apart: str | None = None
 
 

@@ -14,7 +14,7 @@ FuseWidths = Literal["auto", "always", "never"]
 
 
 def group(
-    members: Sequence[tuple[Terms, int]], rule: DeviceRule, steps: float
+    members: Sequence[tuple[Terms, float]], rule: DeviceRule, steps: float
 ) -> list[list[int]]:
     """Divides the widths of a family among envelopes, at the least expected cost.
 
@@ -28,7 +28,7 @@ def group(
     The cheapest division is found by dynamic programming.
 
     Args:
-        members: for each width its terms, and how many trials have it.
+        members: for each width its terms, and how many trials are expected to have it.
         rule: the device's numbers.
         steps: the training steps of a trial, on average.
 
@@ -37,7 +37,7 @@ def group(
     """
     costs = [lane_seconds(terms, rule) for terms, _ in members]
     order = sorted(range(len(members)), key=lambda index: (costs[index], index))
-    counts = np.array([members[index][1] for index in order])
+    counts = np.array([members[index][1] for index in order], float)
     sizes = _columns([members[index][0] for index in order])
     best = [0.0]
     start = [0]
@@ -88,7 +88,7 @@ def _columns(members: Sequence[Terms]) -> _Columns:
 
 def _run_costs(
     sizes: _Columns,
-    counts: Int[np.ndarray, " members"],
+    counts: Float[np.ndarray, " members"],
     end: int,
     rule: DeviceRule,
     steps: float,
@@ -105,5 +105,5 @@ def _run_costs(
     trials = np.cumsum(counts[:end][::-1])
     lane = summed(sizes["multiplied"]) / rule.multiplying
     lane += summed(sizes["kept"]) / rule.moving
-    programs = -(-trials // rule.most)
+    programs = np.ceil(trials / rule.most)
     return rule.compiling + steps * (rule.starting * programs + trials * lane)

@@ -2,18 +2,13 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from vtune.training.cohort import Cohort, Form
 from vtune.training.device import device_rule
 
 
 LADDER = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-
-
-# Lanes that run one after another gain nothing from being many: few keep the answer to
-# Ctrl-C short and one dispatch an epoch worth its cost.
-MAP_LANES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,35 +30,44 @@ def arrange(
     trials: int,
     form: Form,
     platform: str,
-    before: int | None = None,
+    *,
+    compiled: Set[int] = frozenset(),
+    seconds: float = math.inf,
     most: int | None = None,
 ) -> Arrangement:
     """How many lanes a program has, and how many times it runs an epoch.
+
+    Lanes that run one after another gain nothing from being in one program: each has
+    its own run of a program of one lane, so that there is a single one to compile, no
+    lane idles, and the runs can be divided among cores.
+
+    Lanes side by side are as few as hold the trials, from a fixed ladder, in as few
+    runs as the platform's rule allows. A program that is compiled already is taken
+    instead where its idle lanes cost less than compiling another one.
 
     Args:
         trials: the trials of the cohort that train or wait frozen in a lane.
         form: the form of the lanes.
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
-        before: the lanes of the program that the cohort runs so far, if any.
+        compiled: the lanes of the programs that the cohort has run so far.
+        seconds: what an idle lane costs in the time that a trial trains.
         most: the lanes that the device has memory for, where it has not for all.
 
     Returns:
-        The arrangement: as few groups as the platform's rule allows, and the smallest
-        number of lanes from a fixed ladder that holds them. Lanes that run one after
-        another keep the program that they have as long as it is large enough: there an
-        idle lane costs nothing, and the number of lanes changes no bit.
+        The arrangement.
     """
-    if most == 1:
-        form = "map"
-    rule = MAP_LANES if form == "map" else device_rule(platform).most
-    most = rule if most is None else min(rule, most)
+    if form == "map" or most == 1:
+        return Arrangement("map", 1, trials)
+    rule = device_rule(platform)
+    most = rule.most if most is None else min(rule.most, most)
     groups = -(-trials // most)
     needed = -(-trials // groups)
-    ladder = (1, *LADDER) if form == "map" else LADDER
-    lanes = next(size for size in ladder if size >= needed)
-    if form == "map" and before is not None:
-        lanes = max(lanes, min(before, most))
-    return Arrangement(form, lanes, groups)
+    lanes = next(size for size in LADDER if size >= needed)
+    for before in sorted(compiled):
+        idle = groups * (before - lanes)
+        if lanes <= before <= most and idle * seconds <= rule.compiling:
+            return Arrangement("vmap", before, -(-trials // before))
+    return Arrangement("vmap", lanes, groups)
 
 
 Layout = Mapping[int, tuple[list[int], Arrangement]]
@@ -74,7 +78,8 @@ def lay_out(
     cohorts: Sequence[Cohort],
     *,
     platform: str,
-    before: Mapping[int, int],
+    steps: float,
+    compiled: Mapping[int, Set[int]],
     most: Mapping[int, int],
 ) -> Layout:
     """The trials of each cohort, and how they are arranged.
@@ -83,7 +88,8 @@ def lay_out(
         cohort_of: the cohort of each trial that holds a lane.
         cohorts: all cohorts, by number.
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
-        before: the lanes of the program that a cohort runs so far, where it does.
+        steps: the training steps that a trial is expected to take.
+        compiled: the lanes of the programs that a cohort has run so far.
         most: the lanes of a cohort that the device has memory for, where it has not
             for all.
 
@@ -100,8 +106,9 @@ def lay_out(
                 len(group),
                 cohorts[number].form,
                 platform,
-                before.get(number),
-                most.get(number),
+                compiled=compiled.get(number, frozenset()),
+                seconds=steps * cohorts[number].seconds,
+                most=most.get(number),
             ),
         )
         for number, group in sorted(members.items())

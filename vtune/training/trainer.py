@@ -12,7 +12,7 @@ import numpy as np
 from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.trace import Trace
 from vtune.training.admission import Admission, Do
-from vtune.training.assignment import Envelope, Settings
+from vtune.training.assignment import Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import Ahead, Program, Request, compile_all
@@ -24,6 +24,7 @@ from vtune.training.lanes import HostState
 from vtune.training.loop import Loop
 from vtune.training.member import Member
 from vtune.training.needs import needed
+from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook
 from vtune.training.overflow import Overflow, check_size, overflowed, planned_bytes
 from vtune.training.pack import EpochData, Pack
 from vtune.training.plan import Arrangement, Layout, lay_out, shrunk
@@ -76,6 +77,7 @@ class Trainer:
         )
         self._seed = np.uint32(seed)
         self._platform = jax.default_backend()
+        self._steps = steps
         self._promoted = promoted
         self._rewrites = rewrites
         self._ahead = Ahead()
@@ -85,7 +87,7 @@ class Trainer:
             Verdicts(loop, training, validation, seed, report),
         )
         self._roster = Roster()
-        self._lanes: dict[int, int] = {}
+        self._compiled: dict[int, set[int]] = {}
         self._most: dict[int, int] = {}
         self._memory = planned_bytes(memory_limit())
         self._programs: dict[Any, int] = {}
@@ -114,7 +116,7 @@ class Trainer:
     def admit(
         self,
         traces: Mapping[int, Trace],
-        others: Sequence[Trace] = (),
+        outlook: Outlook = NOTHING_KNOWN,
         envelope: Envelope = lambda numbers: None,
         do: Do = lambda work: work(),
         settled: Mapping[int, str] | None = None,
@@ -122,13 +124,13 @@ class Trainer:
         """Assigns new trials to cohorts.
 
         Args:
-            traces, others, envelope, do, settled: as for `Admission.admit`.
+            traces, outlook, envelope, do, settled: as for `Admission.admit`.
 
         Returns:
             For each structure of which trials of different widths turned out not to
             share a program one of the trials, and why.
         """
-        found = self._admission.admit(traces, others, envelope, do, settled)
+        found = self._admission.admit(traces, outlook, envelope, do, settled)
         self.statistics = self.statistics.plus(
             planning_seconds=found.planning_seconds,
             checking_seconds=found.checking_seconds,
@@ -156,9 +158,7 @@ class Trainer:
         )
 
     def lay_out(self, trials: Sequence[int]) -> Layout:
-        """Decides which programs train some trials; `arrange` does it.
-
-        What is decided depends on what was decided before.
+        """Decides which programs train some trials, given what was decided before.
 
         Args:
             trials: every trial that trains on, or waits frozen in its lane.
@@ -167,15 +167,14 @@ class Trainer:
             For each cohort its trials, the lanes of its program, and how often it runs.
         """
         layout = self._laid_out({trial: self._roster[trial].cohort for trial in trials})
-        self._lanes = {cohort: a.lanes for cohort, (_, a) in layout.items()}
+        for cohort, (_, arrangement) in layout.items():
+            self._compiled.setdefault(cohort, set()).add(arrangement.lanes)
         return layout
 
     def limit(self, cohort: int, lanes: int) -> None:
         """Has the programs of a cohort run few lanes from now on.
 
-        Args:
-            cohort: its number.
-            lanes: the most that they have.
+        Args: the cohort's number, and the most lanes that they have.
         """
         self._most[cohort] = lanes
 
@@ -210,8 +209,8 @@ class Trainer:
         packs: list[Pack] = []
         for number, (members, arrangement) in layout.items():
             cohort, program = self.cohorts[number], None
-            parts = {kind: programs[kind, n] for kind, n in requests if n == number}
-            parts.pop("init", None)
+            own = [kind for kind, n in requests if n == number and kind != "init"]
+            parts = {kind: programs[kind, number] for kind in own}
             try:
                 functions = self._functions(number, arrangement)
                 program = assembled(parts, functions, arrangement, self._platform)
@@ -224,9 +223,8 @@ class Trainer:
                 failures |= found
             except Exception as error:
                 self._roster.unload(cohort)
-                overflow = overflowed(
-                    number, arrangement.lanes, members, program, error
-                )
+                lanes = arrangement.lanes
+                overflow = overflowed(number, lanes, members, program, error)
                 overflows += [overflow] if overflow else []
                 failures |= {} if overflow else dict.fromkeys(members, error)
         self._roster.keep(packs, trials)
@@ -274,7 +272,8 @@ class Trainer:
             cohort_of,
             self.cohorts,
             platform=self._platform,
-            before=self._lanes,
+            steps=self._steps,
+            compiled=self._compiled,
             most=self._most,
         )
 
