@@ -91,7 +91,7 @@ def test_the_trials_go_on_with_the_numbers_that_they_have_in_such_a_program(
         Device(lanes=2).install(patched)
         halved = searching.search(searching.tuner(tmp_path / "halved", "vmap"))
     monkeypatch.setattr(
-        plan, "device_rule", lambda platform: device.DeviceRule(2, 1, 1, 1, 1, 1)
+        plan, "device_rule", lambda platform: device.DeviceRule(2, 64, 1, 1, 1, 1, 1)
     )
     narrow = searching.search(searching.tuner(tmp_path / "narrow", "vmap"))
     assert outcome(halved) == outcome(narrow)

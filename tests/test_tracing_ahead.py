@@ -24,7 +24,7 @@ Y = (X[:, 0] > 0).astype(np.int32)
 def small_device(monkeypatch):
     """A device that trains few trials at a time, so that the others have to wait."""
     rule = device.DEVICE_RULES["cpu"]
-    changed = rule.__class__(**{**vars(rule), "most": AT_ONCE})
+    changed = rule.__class__(**{**vars(rule), "most": AT_ONCE, "running": AT_ONCE})
     monkeypatch.setitem(device.DEVICE_RULES, "cpu", changed)
 
 

@@ -134,5 +134,5 @@ def test_a_graphics_processor_shares_what_a_processor_keeps_apart():
 
 
 def test_nothing_is_divided_without_widths():
-    rule = DeviceRule(16, None, 1.0, 1e-4, 1e10, 1e9)
+    rule = DeviceRule(16, 64, None, 1.0, 1e-4, 1e10, 1e9)
     assert group([], rule, 100.0) == []

@@ -1,6 +1,7 @@
 """A trial's functions in flat form, traced without running or compiling them."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -69,6 +70,11 @@ class Trace:
     def metric_names(self) -> tuple[str, ...]:
         """The metrics of an epoch: those of training, then those of validation."""
         return (*self.train_metrics, *(f"val_{name}" for name in self.eval_metrics))
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory that a state takes."""
+        return sum(math.prod(a.shape) * a.dtype.itemsize for a in self.state_avals)
 
     @property
     def functions(self) -> tuple[FlatFunction, ...]:

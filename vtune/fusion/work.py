@@ -70,6 +70,24 @@ def terms(trace: Trace) -> Terms:
     return Terms(tuple(found), tuple([tuple(a.shape) for a in trace.state_avals]))
 
 
+def equations(trace: Trace) -> int:
+    """How many equations a training step and an evaluation have.
+
+    Args:
+        trace: the trial's functions.
+
+    Returns:
+        The equations of all bodies, each counted once; of traces of one structure
+        equally many.
+    """
+    return sum(_count(flat.body) for flat in (*trace.train[:1], *trace.evaluate[:1]))
+
+
+def _count(body: Body) -> int:
+    inner = sum(_count(b) for equation in body.equations for b in equation.bodies)
+    return len(body.equations) + inner
+
+
 def _body(body: Body, around: Factors) -> Iterator[tuple[str, Factors]]:
     for equation in body.equations:
         yield from _equation(equation, around)

@@ -12,8 +12,8 @@ from vtune.fusion.widen import widen
 from vtune.fusion.widening import Widening
 from vtune.fusion.work import terms
 from vtune.training.cohort import Cohort, Lanes, extended, lane_form
-from vtune.training.device import device_rule
-from vtune.training.grouping import FuseWidths, group, lane_seconds
+from vtune.training.device import DeviceRule
+from vtune.training.grouping import FuseWidths, group, lane_seconds, rule_for
 from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook, expected
 
 
@@ -87,7 +87,6 @@ class _Assigning:
         self.cohorts = list(cohorts)
         self.chosen: dict[int, int] = {}
         self._starting = starting
-        self._rule = device_rule(settings.platform)
         self._settings = settings
         self._envelope = envelope
         self._apart = apart
@@ -124,7 +123,8 @@ class _Assigning:
         largest, many = expected(several, later)
         several |= largest
         weights |= dict.fromkeys(largest, many)
-        for numbers in self._groups(several, weights):
+        rule = rule_for(next(iter(several.values())), self._settings.platform)
+        for numbers in self._groups(several, weights, rule):
             self._found(kind, {n: several[n] for n in numbers}, known)
 
     def _homeless(
@@ -169,7 +169,10 @@ class _Assigning:
         return len(left) < len(traces)
 
     def _groups(
-        self, traces: Mapping[int, Trace], weights: Mapping[int, float]
+        self,
+        traces: Mapping[int, Trace],
+        weights: Mapping[int, float],
+        rule: DeviceRule,
     ) -> list[list[int]]:
         """Trials by the envelope that they are to share."""
         widths: dict[Hashable, list[int]] = {}
@@ -183,7 +186,7 @@ class _Assigning:
         several = list(widths.values())
         return [
             sorted(number for index in indices for number in several[index])
-            for indices in group(members, self._rule, self._settings.steps)
+            for indices in group(members, rule, self._settings.steps)
         ]
 
     def _found(
@@ -254,9 +257,19 @@ class _Assigning:
         first = next(iter(traces.values()))
         apart = self._apart.get(training_structure(first), apart)
         number = len(self.cohorts)
-        seconds = lane_seconds(terms(widening.envelope), self._rule)
+        rule = rule_for(widening.envelope, self._settings.platform)
         self.cohorts.append(
-            Cohort(number, kind, tuple(known), widening, form, reason, seconds, apart)
+            Cohort(
+                number,
+                kind,
+                tuple(known),
+                widening,
+                form,
+                reason,
+                lane_seconds(terms(widening.envelope), rule),
+                rule.compiling,
+                apart,
+            )
         )
         self._choose(traces, number)
 

@@ -28,6 +28,7 @@ class Cohort:
         form: how lanes run: side by side (`vmap`) or one after another (`map`).
         reason: why, in a sentence.
         seconds: what a lane's step is expected to take, beside what it takes to start.
+        compiling: the seconds that compiling one of its programs is expected to take.
         apart: why trials of other widths do not share the program, or None.
     """
 
@@ -38,6 +39,7 @@ class Cohort:
     form: Form
     reason: str
     seconds: float = 0.0
+    compiling: float = 0.0
     apart: str | None = None
 
 

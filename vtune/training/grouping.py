@@ -1,13 +1,15 @@
 """Which widths share an envelope: what compiling costs against what padding costs."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from vtune.fusion.work import Factors, Terms
-from vtune.training.device import DeviceRule
+from vtune.fusion.trace import Trace
+from vtune.fusion.work import Factors, Terms, equations
+from vtune.training.device import PROGRAM, DeviceRule, device_rule
 
 
 FuseWidths = Literal["auto", "always", "never"]
@@ -54,6 +56,18 @@ def group(
         groups.append(sorted(order[start[end] : end]))
         end = start[end]
     return sorted(groups)
+
+
+def rule_for(trace: Trace, platform: str) -> DeviceRule:
+    """A device's rule, with what compiling a trial's program takes.
+
+    Args:
+        trace: the trial's functions.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`.
+    """
+    rule = device_rule(platform)
+    compiling = rule.compiling * equations(trace) / PROGRAM
+    return dataclasses.replace(rule, compiling=compiling)
 
 
 def _multiplied(terms: Terms) -> float:

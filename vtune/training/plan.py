@@ -32,7 +32,8 @@ def arrange(
     platform: str,
     *,
     compiled: Set[int] = frozenset(),
-    seconds: float = math.inf,
+    seconds: float = 0.0,
+    compiling: float = 0.0,
     most: int | None = None,
 ) -> Arrangement:
     """How many lanes a program has, and how many times it runs an epoch.
@@ -51,6 +52,7 @@ def arrange(
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
         compiled: the lanes of the programs that the cohort has run so far.
         seconds: what an idle lane costs in the time that a trial trains.
+        compiling: the seconds that compiling another program takes.
         most: the lanes that the device has memory for, where it has not for all.
 
     Returns:
@@ -58,14 +60,14 @@ def arrange(
     """
     if form == "map" or most == 1:
         return Arrangement("map", 1, trials)
-    rule = device_rule(platform)
-    most = rule.most if most is None else min(rule.most, most)
+    rule = device_rule(platform).most
+    most = rule if most is None else min(rule, most)
     groups = -(-trials // most)
     needed = -(-trials // groups)
     lanes = next(size for size in LADDER if size >= needed)
     for before in sorted(compiled):
         idle = groups * (before - lanes)
-        if lanes <= before <= most and idle * seconds <= rule.compiling:
+        if lanes <= before <= most and idle * seconds <= compiling:
             return Arrangement("vmap", before, -(-trials // before))
     return Arrangement("vmap", lanes, groups)
 
@@ -108,6 +110,7 @@ def lay_out(
                 platform,
                 compiled=compiled.get(number, frozenset()),
                 seconds=steps * cohorts[number].seconds,
+                compiling=cohorts[number].compiling,
                 most=most.get(number),
             ),
         )

@@ -17,7 +17,7 @@ from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import Ahead, Program, Request, compile_all
 from vtune.training.data import DataSet
-from vtune.training.device import device_rule, memory_limit
+from vtune.training.device import capacity, device_rule, memory_limit
 from vtune.training.epoch import LaneFunctions
 from vtune.training.grouping import FuseWidths
 from vtune.training.lanes import HostState
@@ -89,6 +89,7 @@ class Trainer:
         self._roster = Roster()
         self._compiled: dict[int, set[int]] = {}
         self._most: dict[int, int] = {}
+        self._state_bytes = 0
         self._memory = planned_bytes(memory_limit())
         self._programs: dict[Any, int] = {}
         self.statistics = Statistics()
@@ -96,7 +97,7 @@ class Trainer:
     @property
     def capacity(self) -> int:
         """How many trials are worth training at a time."""
-        return device_rule(self._platform).most
+        return capacity(device_rule(self._platform), self._memory, self._state_bytes)
 
     @property
     def cohorts(self) -> tuple[Cohort, ...]:
@@ -142,6 +143,7 @@ class Trainer:
             keys = jax.device_get(program(self._seed, np.int32(number)))
             member = Member(trace, self._admission.chosen[number], keys)
             self._roster.enter(number, member)
+            self._state_bytes = max(self._state_bytes, trace.state_bytes)
         return found.apart
 
     def restore(self, number: int, state: HostState, epoch: int) -> None:
@@ -242,8 +244,7 @@ class Trainer:
                 true leaves the rest untrained.
 
         Returns:
-            The result of each trial that was trained or is lost; those of a program
-            too large for the device are as they were, in no lane.
+            The result of each trial that was trained, or that is lost.
         """
         started = time.perf_counter()
         threads = streams(self._platform)
