@@ -130,21 +130,17 @@ def with_vtune(build: Callable[[Any], Any], search: Search) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def busy_spans() -> Iterator[list[Span]]:
-    """When a program was compiled, or epochs were trained, in the meantime.
-
-    The check's own steps and the making of initial states are not among it: what is
-    left is rather too much to be called idle.
-    """
+    """When a program was compiled, or one ran on the device, in the meantime."""
     import jax
 
-    from vtune.training.trainer import Trainer
+    from vtune.training.compile import Program
 
     spans: list[Span] = []
-    train = Trainer.train
+    call = Program.__call__
 
-    def timed(self: Trainer, *arguments: Any, **keywords: Any) -> Any:
+    def timed(self: Program, *arguments: Any) -> Any:
         began = time.time()
-        results = train(self, *arguments, **keywords)
+        results = jax.block_until_ready(call(self, *arguments))
         spans.append((began, time.time()))
         return results
 
@@ -152,13 +148,13 @@ def busy_spans() -> Iterator[list[Span]]:
         if event in COMPILING:
             spans.append((start_time, end_time))
 
-    Trainer.train = timed
+    Program.__call__ = timed
     jax.monitoring.register_event_time_span_listener(compiled)
     try:
         yield spans
     finally:
         jax.monitoring.unregister_event_time_span_listener(compiled)
-        Trainer.train = train
+        Program.__call__ = call
 
 
 def parts(statistics: Any, seconds: float) -> dict[str, float]:

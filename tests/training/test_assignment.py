@@ -1,5 +1,7 @@
 """Which trials of real searches share a program."""
 
+import dataclasses
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +11,12 @@ import pytest
 import vtune as vt
 from experiments import depth, tutorial
 from vtune.fusion.envelope import envelope_values
+from vtune.fusion.sizes import dominates
 from vtune.search.sampler import RandomSampler
 from vtune.training.assignment import Settings, assign
 from vtune.training.data import dataset
 from vtune.training.loop import tracer, training_loop
+from vtune.training.outlook import Outlook
 
 
 ALWAYS = Settings(fuse_widths="always")
@@ -55,6 +59,63 @@ class Space:
 
 
 IMAGES = np.zeros((64, 8, 8), np.float32)
+
+
+def hidden(hp):
+    """A network with a hidden layer."""
+    net = nn.Sequential(
+        [
+            lambda x: x.reshape(len(x), -1),
+            nn.Dense(hp.Int("units", 2, 200)),
+            nn.relu,
+            nn.Dense(10),
+        ]
+    )
+    return vt.Model(net, optax.sgd(0.1), "sparse_categorical_crossentropy")
+
+
+def test_trials_to_come_widen_the_envelope_and_get_no_cohort():
+    space = Space(hidden, IMAGES)
+    traces = {n: space.given(n, units=units) for n, units in enumerate([4, 9, 30])}
+    starting = {0: traces.pop(0)}
+    cohorts, chosen = space.assign(starting, outlook=Outlook(traces))
+    assert len(cohorts) == 1 and chosen == {0: 0}
+    later, chosen = space.assign(traces, cohorts=cohorts)
+    assert len(later) == 1 and chosen == {1: 0, 2: 0}
+    # A cohort that none but later trials would have is not begun.
+    exact, chosen = space.assign(starting, NEVER, outlook=Outlook(traces))
+    assert len(exact) == 1 and chosen == {0: 0}
+
+
+def test_a_larger_trial_that_may_come_is_reckoned_with_where_it_costs_little():
+    space = Space(hidden, IMAGES)
+    widths = [8, 12, 16, 20]
+    traces = {n: space.given(n, units=units) for n, units in enumerate(widths)}
+    largest = space.given(9, units=24)
+
+    def cohorts(weight):
+        outlook = Outlook(weight=weight, largest=lambda numbers: (largest, 1))
+        return space.assign(traces, Settings(steps=100.0), outlook=outlook)[0]
+
+    (alone,), (expecting,) = cohorts(1.0), cohorts(20.0)
+    assert not dominates(alone.widening.envelope, largest)
+    assert dominates(expecting.widening.envelope, largest)
+
+
+def test_a_trial_joins_the_cohort_with_the_least_work():
+    space = Space(hidden, IMAGES)
+    wide = {n: space.given(n, units=units) for n, units in enumerate([100, 90, 20])}
+    cohorts, _ = space.assign(wide)
+    narrow = {3: space.given(3, units=40), 4: space.given(4, units=20)}
+    apart, _ = assign(narrow, (), ALWAYS, envelope=space.envelope)
+    both = (*cohorts, dataclasses.replace(apart[0], number=1))
+    # Known to both, and then known to none and within both.
+    _, chosen = space.assign({5: space.given(5, units=20)}, cohorts=both)
+    assert chosen == {5: 1}
+    _, chosen = space.assign({6: space.given(6, units=33)}, cohorts=both)
+    assert chosen == {6: 1}
+    _, chosen = space.assign({7: space.given(7, units=77)}, cohorts=both)
+    assert chosen == {7: 0}
 
 
 @pytest.mark.ci

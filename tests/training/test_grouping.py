@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import given, strategies as st
 
 from vtune.fusion.work import Terms
-from vtune.training.device import DEVICE_RULES, DeviceRule
+from vtune.training.device import DEVICE_RULES, DeviceRule, capacity
 from vtune.training.grouping import group
 
 
@@ -54,6 +54,16 @@ def volume(members):
 
 def contents(members, groups):
     return {frozenset(members[index] for index in indices) for indices in groups}
+
+
+@given(RULES, st.floats(0, 1e12), st.integers(0, 10**12), st.integers(0, 10**12))
+def test_so_many_trials_train_at_a_time_as_have_room(rule, memory, state, larger):
+    several = capacity(rule, memory, state)
+    assert rule.most <= several <= rule.running
+    if several > rule.most:
+        assert several * state <= memory
+    if 0 < state <= larger:
+        assert capacity(rule, memory, larger) <= several
 
 
 @given(MEMBERS, RULES, STEPS)

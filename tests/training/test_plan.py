@@ -41,7 +41,7 @@ def form_of(trace, lanes="auto", platform="cpu"):
 def test_an_arrangement_holds_all_trials_without_waste(
     trials, form, platform, compiled
 ):
-    plan = arrange(trials, form, platform, compiled=compiled)
+    plan = arrange(trials, form, platform, compiled=compiled, seconds=1.0)
     assert plan.groups * plan.lanes >= trials
     assert (plan.groups - 1) * plan.lanes < trials
     if form == "vmap":
