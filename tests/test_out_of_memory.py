@@ -11,6 +11,7 @@ from tests import searching
 from vtune.journal import Journal
 from vtune.training import device, plan, trainer
 from vtune.training.compile import Program
+from vtune.training.epoch import LaneInputs
 
 
 SAYS = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 123 bytes."
@@ -45,10 +46,9 @@ class Device:
 
 
 def _lanes(arguments):
-    """The lanes of an epoch's program, of which the fifth argument counts epochs."""
-    if len(arguments) != 8:
-        return None
-    return len(arguments[4])
+    """The lanes of an epoch's program; None for another program's arguments."""
+    inputs = [each for each in arguments if isinstance(each, LaneInputs)]
+    return len(inputs[0].epoch) if inputs else None
 
 
 def decisions(folder):

@@ -43,7 +43,7 @@ class Work:
                 raise FloatingPointError(f"number {number}")
             return x + number
 
-        return Request(("test", id(self), number), function, (NUMBER,), level=0)
+        return Request(("test", id(self), number), function, (NUMBER,), quick=True)
 
     def wait_for(self, count: int) -> None:
         with self.news:
@@ -217,7 +217,7 @@ def test_a_failure_ahead_is_told_by_whoever_needs_the_program(work, ahead):
 def test_jax_is_set_ahead_as_it_was_here(work, ahead):
     def request():
         return Request(
-            ("test", id(work), "x64"), lambda: jnp.sin(jnp.arange(3.0)), (), level=0
+            ("test", id(work), "x64"), lambda: jnp.sin(jnp.arange(3.0)), (), quick=True
         )
 
     with jax.enable_x64(True):
@@ -244,7 +244,7 @@ def request(number):
             time.sleep(0.01)
         return x + number
     shape = jax.ShapeDtypeStruct((), np.float32)
-    return Request(("test", number), function, (shape,), level=0)
+    return Request(("test", number), function, (shape,), quick=True)
 
 Ahead().begin([request(number) for number in range(40)])
 begun.wait()

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,14 @@ from vtune.training.surroundings import Surroundings
 
 
 _KEPT = 256
+
+# What has XLA compile in little time: the first of these that it knows. Level 0 is for
+# the older way of making a CPU's loops alone, which is twice as quick there; by the
+# other way, it makes NaN of the gradient of `x - x.max()`.
+_QUICK: tuple[Mapping[str, str | bool], ...] = (
+    {"xla_backend_optimization_level": "0", "xla_cpu_use_fusion_emitters": False},
+    {"xla_backend_optimization_level": "1"},
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,15 +57,15 @@ class Request:
         function: the function.
         arguments: its arguments as shapes and dtypes.
         donated: the positions of the arguments whose memory the results may take.
-        level: how much XLA optimises, from 0 to 3: a program that runs a few times
-            takes longer to optimise than that saves.
+        quick: whether it is to be compiled in little time, rather than to run in
+            little: a program that runs a few times.
     """
 
     key: Hashable
     function: Callable[..., Any]
     arguments: tuple[Any, ...]
     donated: tuple[int, ...] = ()
-    level: int = 3
+    quick: bool = False
 
 
 class ProgramCache:
@@ -231,15 +239,26 @@ def _compiled(surroundings: Surroundings, request: Request) -> Program:
 
 def _compile(surroundings: Surroundings, request: Request) -> Program:
     jitted = jax.jit(request.function, donate_argnums=request.donated)
-    options: dict[str, str | bool] = {}
-    if request.level != 3:
-        options["xla_backend_optimization_level"] = str(request.level)
     with surroundings.applied():
         lowered = jitted.lower(*request.arguments)
+        options, compiled = _by_xla(lowered, request.quick)
         text = [lowered.as_text(), str(sorted(options.items())), *map(str, _setting())]
         digest = hashlib.sha256("\0".join(text).encode()).hexdigest()
-        compiled = lowered.compile(options)
         return Program(compiled, digest, _bytes(compiled))
+
+
+def _by_xla(
+    lowered: jax.stages.Lowered, quick: bool
+) -> tuple[Mapping[str, str | bool], jax.stages.Compiled]:
+    """A compiled program, and what the compiler was told."""
+    if not quick:
+        return {}, lowered.compile()
+    first, last = _QUICK
+    if jax.default_backend() == "cpu":
+        # A release of XLA that has one way only does not know the option.
+        with contextlib.suppress(Exception):
+            return first, lowered.compile(dict(first))
+    return last, lowered.compile(dict(last))
 
 
 def _bytes(compiled: jax.stages.Compiled) -> int:

@@ -14,12 +14,11 @@ from vtune.fusion.evaluate import Bind
 from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.widening import Widening
-from vtune.training.keys import LaneKeys, epoch_order, step_key
+from vtune.training.keys import step_key
 from vtune.training.leaves import State, plain, strong, typed
 from vtune.training.loop import Batches, Loop
 
 
-Constants = tuple[tuple[Array, ...], ...]
 Sizes = Int[Array, " sizes"]
 Ended = tuple[State, Float[Array, " all"], Bool[Array, ""]]
 
@@ -49,28 +48,42 @@ class LaneFunctions:
         return internals.bind if self.rewrites is None else self.rewrites.bind
 
 
+class LaneInputs(NamedTuple):
+    """What an epoch of one lane takes beside its state.
+
+    Args:
+        constants: the trial's values of the lifted constants, for each training
+            function and then for each evaluation function.
+        sizes: the trial's own sizes.
+        key: the trial's key for its steps, as data.
+        order: the order of the samples in this epoch.
+        epoch: the epoch, counted from 0.
+    """
+
+    constants: Any
+    sizes: Any
+    key: Any
+    order: Any
+    epoch: Any
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class LaneEpoch:
     """An epoch of one lane, but for its state.
 
     Args:
         functions: the cohort's functions.
-        constants: the trial's values of the lifted constants, for each training
-            function and then for each evaluation function.
-        sizes: the trial's own sizes.
-        keys: the trial's keys.
-        epoch: the epoch, counted from 0.
+        lane: what is the lane's own.
         training: the training set as one batch.
         validation: the validation set as one batch, or None.
+        active: whether the trial trains, or keeps its state; None: it trains.
     """
 
     functions: LaneFunctions
-    constants: Constants
-    sizes: Sizes
-    keys: LaneKeys
-    epoch: Int[Array, ""]
+    lane: LaneInputs
     training: Any
     validation: Any
+    active: Bool[Array, ""] | None = None
 
     def whole(self, state: State) -> Ended:
         """Trains one epoch, then evaluates.
@@ -123,14 +136,12 @@ class LaneEpoch:
         return self.functions.widening.envelope.state_avals
 
     def _rows(self) -> "_Rows":
-        loop = self.functions.loop
+        loop, order = self.functions.loop, self.lane.order
         train = loop.train
-        key = jax.random.wrap_key_data(self.keys.order)
-        order = epoch_order(key, self.epoch, loop.samples)
         whole = order[: train.steps * train.size].reshape(train.steps, train.size)
         rest = order[train.steps * train.size :][: train.remainder]
-        steps = self.epoch * loop.steps_per_epoch + jnp.arange(train.count)
-        key = jax.random.wrap_key_data(self.keys.step)
+        steps = self.lane.epoch * loop.steps_per_epoch + jnp.arange(train.count)
+        key = jax.random.wrap_key_data(self.lane.key)
         return _Rows((steps[: train.steps], whole), (steps[-1], rest), key)
 
     def _step(
@@ -140,15 +151,25 @@ class LaneEpoch:
         arrays = [array[samples] for array in jax.tree.leaves(self.training)]
         outputs = evaluate_wide(
             self.functions.widening.functions.train[part],
-            self.constants[part],
-            self.sizes,
+            self.lane.constants[part],
+            self.lane.sizes,
             *leaves,
             *arrays,
             step_key(key, index),
             bind=self.functions.bind,
         )
         state = strong(outputs[: len(leaves)], self._avals)
-        return state, _vector(outputs[len(leaves) :])
+        return self._kept(leaves, state), _vector(outputs[len(leaves) :])
+
+    def _kept(self, before: list[Any], after: list[Any]) -> list[Any]:
+        """The state after a step, or before it if the trial does not train.
+
+        Chosen step by step, this is part of the loops that update the leaves; chosen
+        after the epoch, it would be a loop more for each of them to compile.
+        """
+        if self.active is None:
+            return after
+        return [jnp.where(self.active, new, old) for new, old in zip(after, before)]
 
     def _steps(
         self, leaves: list[Any], batches: Sequence[Any], key: Key[Array, ""]
@@ -177,7 +198,7 @@ class LaneEpoch:
     def _evaluated(self, leaves: list[Any]) -> Float[Array, " metrics"]:
         widening = self.functions.widening
         functions = widening.functions.evaluate
-        constants = self.constants[len(widening.functions.train) :]
+        constants = self.lane.constants[len(widening.functions.train) :]
         batches: Batches = self.functions.loop.evaluate  # pyright: ignore[reportAssignmentType]
         arrays = jax.tree.leaves(self.validation)
         whole = batches.steps * batches.size
@@ -186,7 +207,7 @@ class LaneEpoch:
             outputs = evaluate_wide(
                 functions[part],
                 constants[part],
-                self.sizes,
+                self.lane.sizes,
                 *leaves,
                 *batch,
                 bind=self.functions.bind,
@@ -231,10 +252,18 @@ def _finite(
     metrics: Float[Array, " metrics"],
     names: Sequence[str],
 ) -> Bool[Array, ""]:
-    finite = jnp.bool_(True)
-    if "loss" in names:
-        finite = jnp.isfinite(metrics[names.index("loss")])
+    groups: dict[Any, list[Any]] = {}
     for index in parameters:
         if jnp.issubdtype(leaves[index].dtype, jnp.inexact):
-            finite = finite & jnp.isfinite(leaves[index]).all()
+            leaf = leaves[index]
+            groups.setdefault(leaf.dtype, []).append(leaf.ravel())
+    if "loss" in names:
+        loss = metrics[names.index("loss")]
+        groups.setdefault(loss.dtype, []).append(loss.ravel())
+    finite = jnp.bool_(True)
+    for group in groups.values():
+        # Each array that is reduced is several loops to compile; without the barrier
+        # the compiler would reduce them one by one again.
+        joined = jax.lax.optimization_barrier(jnp.concatenate(group))
+        finite &= jnp.isfinite(joined).all()
     return finite

@@ -1,8 +1,10 @@
 """The random keys of a lane: a pure function of the seed, the trial and the step."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, Key, UInt32
 
 
@@ -30,12 +32,39 @@ def lane_keys(seed: UInt32[Array, ""], number: Int[Array, ""]) -> LaneKeys:
     return LaneKeys(*jax.random.key_data(jax.random.split(lane, 3)))
 
 
+def order_bits(
+    order: Key[Array, ""], epoch: Int[Array, ""], samples: int
+) -> UInt32[Array, "rounds samples"]:
+    """What an epoch's order is sorted by: random numbers for each sample.
+
+    Two samples may draw the same number; so many rounds make that harmless that it
+    happens in all of them once in `samples` epochs.
+
+    Args:
+        order: the lane's key for its data order.
+        epoch: the epoch, counted from 0.
+        samples: the number of training samples.
+
+    Returns:
+        For each of ⌈3 ln(samples) / ln(2³² - 1)⌉ rounds, at least one, the samples'
+        numbers.
+    """
+    rounds = math.ceil(3 * math.log(samples) / math.log(2**32 - 1))
+    key = jax.random.fold_in(order, epoch)
+    bits = []
+    for _ in range(max(1, rounds)):
+        key, own = jax.random.split(key)
+        bits.append(jax.random.bits(own, (samples,), jnp.uint32))
+    return jnp.stack(bits)
+
+
 def epoch_order(
     order: Key[Array, ""], epoch: Int[Array, ""], samples: int
 ) -> Int[Array, " samples"]:
     """The order of the samples in an epoch.
 
-    `permutation(fold_in(order, epoch), samples)`
+    The samples are sorted by the `order_bits` of each round, which gives what
+    `jax.random.permutation(fold_in(order, epoch), samples)` does.
 
     Args:
         order: the lane's key for its data order.
@@ -45,7 +74,10 @@ def epoch_order(
     Returns:
         Each sample's index once.
     """
-    return jax.random.permutation(jax.random.fold_in(order, epoch), samples)
+    found = jnp.arange(samples, dtype=jnp.int32)
+    for bits in order_bits(order, epoch, samples):
+        _, found = jax.lax.sort_key_val(bits, found)
+    return found
 
 
 def step_key(step: Key[Array, ""], index: Int[Array, ""]) -> Key[Array, ""]:

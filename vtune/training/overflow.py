@@ -5,9 +5,8 @@ from collections.abc import Sequence
 
 import jax
 
-from vtune.training.compile import Program
 from vtune.training.plan import LADDER
-from vtune.training.slices import Sliced
+from vtune.training.slices import Epoch
 
 
 # The part of the device's memory that is planned with: JAX's allocator loses some of it
@@ -71,7 +70,7 @@ def overflowed(
     cohort: int,
     lanes: int,
     trials: Sequence[int],
-    program: Program | Sliced | None,
+    program: Epoch | None,
     error: Exception,
 ) -> Overflow | None:
     """What is done about a program that failed, if it was too large.

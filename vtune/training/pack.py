@@ -8,11 +8,10 @@ import jax
 import numpy as np
 
 from vtune.training.cohort import Cohort
-from vtune.training.compile import Program
 from vtune.training.lanes import HostState, extract, stack
 from vtune.training.member import Lane, Member
 from vtune.training.plan import Arrangement
-from vtune.training.slices import Sliced
+from vtune.training.slices import Epoch, LaneArguments
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,7 +30,7 @@ class Pack:
     """
 
     cohort: int
-    program: Program | Sliced
+    program: Epoch
     lanes: int
     trials: tuple[int, ...]
     state: Any
@@ -52,7 +51,7 @@ class Pack:
 
 def packed(
     cohort: int,
-    program: Program | Sliced,
+    program: Epoch,
     arrangement: Arrangement,
     members: Mapping[int, Lane],
 ) -> list[Pack]:
@@ -127,7 +126,7 @@ def run_epoch(
     trained = [epochs.get(trial, 0) for trial in pack.trials]
     active = [trial in epochs for trial in pack.trials]
     try:
-        lane = (
+        lane = LaneArguments(
             pack.state,
             pack.constants,
             pack.sizes,
@@ -135,10 +134,7 @@ def run_epoch(
             np.array(trained + spare, np.int32),
             np.array(active + spare, np.bool_),
         )
-        if isinstance(pack.program, Sliced):
-            outcome = pack.program.run(lane, data, stop)
-        else:
-            outcome = pack.program(*lane, *data)
+        outcome = pack.program.run(lane, data, stop)
         if outcome is None:
             return pack, {}
         state, *figures = outcome

@@ -14,15 +14,15 @@ from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
-from vtune.training.epoch import LaneEpoch, LaneFunctions
+from vtune.training.epoch import LaneEpoch, LaneFunctions, LaneInputs
 from vtune.training.initial import own_init, wide_init
-from vtune.training.keys import LaneKeys, lane_keys
+from vtune.training.keys import lane_keys
 from vtune.training.plan import Form
 
 
 def keys_request() -> Request:
     """The program that makes a trial's keys: `(seed, number) -> keys`."""
-    return Request(("keys",), lane_keys, (_SEED, _NUMBER), level=0)
+    return Request(("keys",), lane_keys, (_SEED, _NUMBER), quick=True)
 
 
 def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
@@ -44,7 +44,7 @@ def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
         ("init", widening.key, shapes(batch)),
         functools.partial(wide_init, widening),
         (constants, _sizes(widening), key_data(), batch),
-        level=0,
+        quick=True,
     )
 
 
@@ -67,7 +67,7 @@ def own_init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
         + (shapes(batch),),
         functools.partial(own_init, trace.init, slots, trace.state_avals),
         (constants, key_data(), batch),
-        level=0,
+        quick=True,
     )
 
 
@@ -84,14 +84,14 @@ def epoch_request(
         validation: the validation set likewise, or None.
 
     Returns:
-        A request for `(state, constants, sizes, keys, epochs, active, training,
-        validation) -> (state, metrics, finite)`, where all but the last two arguments
-        have a lane axis, and a lane that is not active keeps its state.
+        A request for `(state, inputs, active, training, validation) -> (state, metrics,
+        finite)`, where all but the last two arguments have a lane axis, and a lane that
+        is not active keeps its state. The inputs are the `LaneInputs`, whose orders are
+        what `Orders` draws.
     """
 
-    def whole(state, constants, sizes, keys, epoch, training, validation):
-        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, validation)
-        return lane.whole(state)
+    def whole(active, state, lane, training, validation):
+        return LaneEpoch(functions, lane, training, validation, active).whole(state)
 
     request = _over_lanes(functions, form, lanes, whole, (training, validation))
     return dataclasses.replace(request, key=("epoch", request.key), donated=(0,))
@@ -107,13 +107,13 @@ def slice_request(
         length: how many steps.
 
     Returns:
-        A request for `(state, constants, sizes, keys, epochs, active, first, training)
-        -> (state, metrics of each step)`; `first` is the number of the first step.
+        A request for `(state, inputs, active, first, training) -> (state, metrics of
+        each step)`; `first` is the number of the first step.
     """
 
-    def some(state, constants, sizes, keys, epoch, first, training):
-        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, None)
-        return lane.slice(state, first, length)
+    def some(active, state, lane, first, training):
+        epoch = LaneEpoch(functions, lane, training, None, active)
+        return epoch.slice(state, first, length)
 
     request = _over_lanes(functions, form, lanes, some, (_NUMBER, training))
     return dataclasses.replace(request, key=("slice", length, request.key))
@@ -128,13 +128,13 @@ def end_request(
         functions, form, lanes, training, validation: as for `epoch_request`.
 
     Returns:
-        A request for `(state, constants, sizes, keys, epochs, active, each, training,
-        validation) -> (state, metrics, finite)`; `each` is what all slices returned.
+        A request for `(state, inputs, active, each, training, validation) -> (state,
+        metrics, finite)`; `each` is what all slices returned.
     """
 
-    def end(state, constants, sizes, keys, epoch, each, training, validation):
-        lane = LaneEpoch(functions, constants, sizes, keys, epoch, training, validation)
-        return lane.end(state, each)
+    def end(active, state, lane, each, training, validation):
+        epoch = LaneEpoch(functions, lane, training, validation, active)
+        return epoch.end(state, each)
 
     metrics = len(functions.widening.envelope.train_metrics)
     each = jax.ShapeDtypeStruct((functions.loop.train.steps, metrics), np.float32)
@@ -152,15 +152,14 @@ def _over_lanes(
 ) -> Request:
     """A program that runs a lane's function for all lanes.
 
-    The function takes state, constants, sizes, keys, epoch, then `own`, which has a
-    lane axis as well, and `common`, which has not.
+    The function takes whether the lane is active (None: it is), its state and inputs,
+    then `own`, which has a lane axis as well, and `common`, which has not.
     """
+    order = jax.ShapeDtypeStruct((functions.loop.samples,), np.int32)
+    constants, sizes = _constants(functions.widening), _sizes(functions.widening)
     lane = (
         plain_state(functions.widening.envelope),
-        _constants(functions.widening),
-        _sizes(functions.widening),
-        LaneKeys(*[key_data()] * 3),
-        _NUMBER,
+        LaneInputs(constants, sizes, key_data(), order, _NUMBER),
         jax.ShapeDtypeStruct((), jnp.bool_),
         *own,
     )
@@ -172,12 +171,12 @@ def _over_lanes(
         shared = arguments[len(lane) :]
 
         def run(mine):
-            state, *before, active = mine[:6]
-            more = (*before, *mine[6:], *shared)
-            step = lambda state: function(state, *more)  # noqa: E731
+            state, inputs, active, *rest = mine
+            more = (inputs, *rest, *shared)
             if form == "vmap":
-                return _frozen_unless(active, state, step(state))
+                return function(active, state, *more)
             # One lane after another: an idle lane costs no time.
+            step = lambda state: function(None, state, *more)  # noqa: E731
             return jax.lax.cond(active, step, functools.partial(_idle, step), state)
 
         mine = arguments[: len(lane)]
@@ -224,9 +223,3 @@ _NUMBER = jax.ShapeDtypeStruct((), np.int32)
 def key_data() -> jax.ShapeDtypeStruct:
     """A random key as its data."""
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
-
-
-def _frozen_unless(active: Any, state: Any, stepped: Any) -> Any:
-    new_state, *rest = stepped
-    kept = [jnp.where(active, new, old) for new, old in zip(new_state, state)]
-    return tuple(kept), *rest

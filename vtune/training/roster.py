@@ -21,7 +21,7 @@ from vtune.training.pack import (
     still_fits,
 )
 from vtune.training.plan import Arrangement
-from vtune.training.slices import Sliced
+from vtune.training.slices import Epoch
 from vtune.training.streams import side_by_side
 
 
@@ -136,7 +136,7 @@ class Roster:
         self,
         members: Sequence[int],
         cohort: Cohort,
-        program: Program | Sliced,
+        program: Epoch,
         arrangement: Arrangement,
     ) -> list[Pack]:
         """Puts the trials of a cohort into lanes, unless they can stay where they are.

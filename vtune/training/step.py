@@ -18,10 +18,6 @@ from vtune.training.leaves import plain, typed
 from vtune.training.requests import key_data, plain_state
 
 
-# At 0, XLA makes NaN of the gradient of a maximum over what it fused with its producer.
-_LEVEL = 1
-
-
 def own_step_request(
     widening: Widening, trace: Trace, batch: Any, evaluated: Any
 ) -> Request:
@@ -44,7 +40,7 @@ def own_step_request(
         ("own step", *map(_key, functions, slots), shapes(batch), shapes(evaluated)),
         functools.partial(_own_step, trace, slots),
         (_abstract(values), plain_state(trace), batch, evaluated, key_data()),
-        level=_LEVEL,
+        quick=True,
     )
 
 
@@ -70,7 +66,7 @@ def wide_step_request(
         ("wide step", widening.key, shapes(batch), shapes(evaluated)),
         functools.partial(_wide_step, widening),
         (_abstract(values), sizes, state, state, batch, evaluated, key_data()),
-        level=_LEVEL,
+        quick=True,
     )
 
 

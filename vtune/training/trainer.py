@@ -201,7 +201,7 @@ class Trainer:
         )
         programs = dict(zip(requests, self._compile(list(requests.values()))))
         for (kind, number), request in requests.items():
-            if kind != "init":
+            if kind not in ("init", "orders"):
                 self._programs.setdefault(request.key, number)
         self.statistics = dataclasses.replace(
             self.statistics, training_programs=len(self._programs)
