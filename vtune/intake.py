@@ -255,33 +255,32 @@ class Intake:
             return None
         raised = {}
         for parameter in known[0].parameters:
-            name = parameter.name
-            found = {hp.values.get(name) for hp in known}
+            found = {hp.values.get(parameter.name) for hp in known}
             numbers = [value for value in found if type(value) is int]
             if len(numbers) == len(found) > 1:
                 limit = _largest(parameter)
-                raised |= {name: limit} if limit > max(numbers) else {}
-        if not raised:
-            return None
-        trace = self._trace_of(values | raised)
+                raised |= {parameter.name: limit} if limit > max(numbers) else {}
+        trace = self._trace_of(values | raised) if raised else None
         return None if trace is None else (trace, len(raised))
 
     def _trace(self, trainable: Trainable) -> tuple[Trace | None, Exception | None]:
-        if isinstance(trainable, Model):
-            for data in self._data:
-                if data is not None:
-                    trainable.check(data.x, data.y)
         try:
             trace = self._to_trace(trainable)
         except Exception as error:
+            self._check(trainable, None)
             return None, error
+        self._check(trainable, trace.state)
         missing = self._missing_objective(trace)
         if missing is None:
             self._traced_one = True
-            return trace, None
-        if not self._traced_one:
+        elif not self._traced_one:
             raise missing
-        return None, missing
+        return (trace, None) if missing is None else (None, missing)
+
+    def _check(self, trainable: Trainable, state: Any) -> None:
+        for data in self._data:
+            if isinstance(trainable, Model) and data is not None:
+                trainable.check(data.x, data.y, state)
 
     def _missing_objective(self, trace: Trace) -> ValueError | None:
         names = trace.metric_names

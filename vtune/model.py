@@ -159,26 +159,26 @@ class Model:
         variables = Variables(state.params, state.collections)
         return self._network.evaluate(variables, x)
 
-    def check(self, x: PyTree, y: PyTree) -> None:
+    def check(self, x: PyTree, y: PyTree, state: ModelState | None = None) -> None:
         """Refuses a data set whose labels the loss cannot take; runs nothing.
 
         Args:
             x: inputs, NumPy arrays with n samples first.
             y: labels, likewise.
+            state: the model's state, abstract, where it is known.
 
         Raises:
             ValueError: if kind, shape or range of the labels do not fit the loss.
         """
         if self._loss.labels is None:
             return
+        known = state and Variables(state.params, state.collections)
         same = identity((self.module, self._apply))
         try:
-            outputs = abstract_outputs(self._network, same, x)
-        except Exception:
-            return  # not the labels' fault: tracing the training step will tell
+            outputs = abstract_outputs(self._network, same, x, known)
+        except Exception:  # not the labels' fault: tracing the training step tells
+            return
         check_labels(self._loss, y, outputs)
-
-    # ------------------------------------------------------------- one model, trained
 
     @property
     def state(self) -> ModelState:

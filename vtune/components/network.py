@@ -86,22 +86,40 @@ def make_network(module: Any, apply: Any = None) -> Network:
     return NnxNetwork(module, apply, takes_rngs_by_name(module))
 
 
-def abstract_outputs(network: Network, identity: Hashable, x: PyTree) -> PyTree:
+def abstract_outputs(
+    network: Network, identity: Hashable, x: PyTree, variables: Variables | None = None
+) -> PyTree:
     """Shapes and dtypes of a network's outputs, found once for equal networks.
 
     Args:
         network: the network.
         identity: equal for networks that do the same.
         x: inputs with n samples first, arrays or abstract.
+        variables: the network's variables, abstract, where they are known.
 
     Returns:
         The outputs for all of them, abstract.
     """
     leaves, structure = jax.tree.flatten(x)
+    samples = len(leaves[0])
+    few = min(samples, _FEW)
     shapes = tuple(
-        (leaf.shape, jax.dtypes.canonicalize_dtype(leaf.dtype)) for leaf in leaves
+        ((few, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
+        for leaf in leaves
     )
-    return _abstract_outputs(_Shared(identity, network), structure, shapes)
+    shared = _Shared(identity, network, variables)
+    outputs = _abstract_outputs(shared, structure, shapes)
+
+    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        first, *rest = leaf.shape or (None,)
+        shape = (samples, *rest) if first == few else leaf.shape
+        return jax.ShapeDtypeStruct(shape, leaf.dtype)
+
+    return jax.tree.map(of_all, outputs)
+
+
+# Samples for which outputs are looked at: data sets of any size have them in common.
+_FEW = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,13 +128,18 @@ class _Shared:
 
     identity: Hashable
     network: Network = dataclasses.field(compare=False)
+    variables: Variables | None = dataclasses.field(compare=False)
 
 
 @functools.lru_cache(maxsize=64)
 def _abstract_outputs(shared: _Shared, structure: Any, shapes: Any) -> PyTree:
-    def outputs(x: PyTree) -> PyTree:
-        variables = shared.network.init(jax.random.key(0), x)
-        return shared.network.evaluate(variables, x)
+    network = shared.network
+
+    def outputs(variables: Variables | None, x: PyTree) -> PyTree:
+        if variables is None:
+            variables = network.init(jax.random.key(0), x)
+        return network.evaluate(variables, x)
 
     x = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
-    return jax.eval_shape(outputs, jax.tree.unflatten(structure, x))
+    x = jax.tree.unflatten(structure, x)
+    return jax.eval_shape(outputs, shared.variables, x)

@@ -72,6 +72,11 @@ class Trace:
         return (*self.train_metrics, *(f"val_{name}" for name in self.eval_metrics))
 
     @property
+    def state(self) -> Any:
+        """The state as the trial's functions know it, abstract."""
+        return jax.tree.unflatten(self.state_tree, self.state_avals)
+
+    @property
     def state_bytes(self) -> int:
         """The memory that a state takes."""
         return sum(math.prod(a.shape) * a.dtype.itemsize for a in self.state_avals)

@@ -1,5 +1,6 @@
 """Whether trials inside an envelope are what they are alone, seen on real batches."""
 
+import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from vtune.training.compile import Program, compile_all
 from vtune.training.data import DataSet
 from vtune.training.loop import Loop
 from vtune.training.precision import product_rounding
+from vtune.training.streams import side_by_side, streams
 
 
 # Steps of the check from each of its states: enough for what a step leaves in the state
@@ -121,12 +123,12 @@ def compared(
     """
     wanted = [comparison.requests() for comparison in comparisons]
     programs, _ = compile_all([r for each in wanted for r in each.values()], report)
-    found = []
+    works = []
     for comparison, requests in zip(comparisons, wanted):
         own = dict(zip(requests, programs))
         programs = programs[len(own) :]
-        found.append(_verdict(comparison, own))
-    return found
+        works.append(functools.partial(_verdict, comparison, own))
+    return side_by_side(works, streams(jax.default_backend()))
 
 
 def _verdict(

@@ -1,6 +1,7 @@
 """A trial as its trainer knows it."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from vtune.fusion.widening import Widening
 from vtune.training.compile import Program
 from vtune.training.keys import LaneKeys
 from vtune.training.lanes import HostState
+from vtune.training.streams import side_by_side
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,6 +59,7 @@ def initialised(
     widening: Widening,
     programs: Mapping[tuple[str, int], Program | Exception],
     batch: Any,
+    threads: int,
 ) -> tuple[dict[int, Member], dict[int, Exception]]:
     """Trials with the state before their first step.
 
@@ -66,22 +69,28 @@ def initialised(
         programs: for `("init", number)` what makes a trial's state, or what kept it
             from being compiled.
         batch: the first training batch.
+        threads: how many states are made at a time.
 
     Returns:
         The trials, and for each that has no state what keeps it from having one.
     """
-    made: dict[int, Member] = {}
-    failures: dict[int, Exception] = {}
-    for number, member in members.items():
-        program = programs["init", number]
+
+    def made(number: int) -> Member | Exception:
+        member, program = members[number], programs["init", number]
         try:
             if isinstance(program, Exception):
                 raise program
             state = _first_state(member, widening, program, batch)
-            made[number] = dataclasses.replace(member, state=state)
+            return dataclasses.replace(member, state=state)
         except Exception as error:
-            failures[number] = error
-    return made, failures
+            return error
+
+    works = [functools.partial(made, number) for number in members]
+    found = dict(zip(members, side_by_side(works, threads)))
+    return (
+        {n: each for n, each in found.items() if isinstance(each, Member)},
+        {n: each for n, each in found.items() if isinstance(each, Exception)},
+    )
 
 
 def _first_state(

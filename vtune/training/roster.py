@@ -67,9 +67,13 @@ class Roster:
 
     A trial's state is in its lane; until it was trained there, it is in the host's
     memory as well, so that it is not lost with a program that fails at once.
+
+    Args:
+        threads: how many programs run at a time.
     """
 
-    def __init__(self):
+    def __init__(self, threads: int):
+        self._threads = threads
         self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
 
@@ -128,7 +132,9 @@ class Roster:
             For each trial that has no state what keeps it from one.
         """
         new = {trial: self._members[trial] for trial in self.new(members)}
-        made, failures = initialised(new, cohort.widening, programs, batch)
+        made, failures = initialised(
+            new, cohort.widening, programs, batch, self._threads
+        )
         self._members |= made
         return failures
 
@@ -194,7 +200,6 @@ class Roster:
         trials: Sequence[int],
         data: EpochData,
         cohorts: Sequence[Cohort],
-        threads: int,
         stop: Callable[[float], bool],
     ) -> Trained:
         """Trains trials for an epoch; the others in their programs stay frozen.
@@ -203,7 +208,6 @@ class Roster:
             trials: the trials.
             data: the data sets.
             cohorts: all cohorts, by number.
-            threads: how many programs run at a time.
             stop: is asked before each program runs, and now and then in a long epoch,
                 with the part of it that is done; true leaves the rest untrained.
 
@@ -221,7 +225,7 @@ class Roster:
         turns = [p for p in self._packs if not epochs.keys().isdisjoint(p.trials)]
         # What takes longest begins first, so that all threads end at about one time.
         turns.sort(key=lambda pack: -pack.entries)
-        done = side_by_side([functools.partial(turn, p) for p in turns], threads)
+        done = side_by_side([functools.partial(turn, p) for p in turns], self._threads)
         results: dict[int, EpochResult] = {}
         overflows: dict[int, Overflow] = {}
         for before, (after, outcome) in zip(turns, done):

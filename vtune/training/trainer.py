@@ -86,7 +86,7 @@ class Trainer:
             Settings(lanes, fuse_widths, self._platform, steps),
             Verdicts(loop, training, validation, seed, report),
         )
-        self._roster = Roster()
+        self._roster = Roster(streams(self._platform))
         self._compiled: dict[int, set[int]] = {}
         self._most: dict[int, int] = {}
         self._state_bytes = 0
@@ -247,7 +247,6 @@ class Trainer:
             The result of each trial that was trained, or that is lost.
         """
         started = time.perf_counter()
-        threads = streams(self._platform)
 
         def stopped(done: float) -> bool:
             # What is reported may end a search, but other programs are under way.
@@ -255,7 +254,7 @@ class Trainer:
                 self._report(f"training, {done:.0%} of an epoch" if done else "")
             return stop()
 
-        trained = self._roster.train(trials, self._data, self.cohorts, threads, stopped)
+        trained = self._roster.train(trials, self._data, self.cohorts, stopped)
         seconds = time.perf_counter() - started
         self.statistics = self.statistics.plus(training_seconds=seconds)
         return trained
