@@ -14,8 +14,11 @@ os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "0"
 
 jaxtyping.install_import_hook("vtune", f"{tests.annotations.__name__}.check_arrays")
 
-# The first example of a property often compiles a program: no deadline can be kept.
-hypothesis.settings.register_profile("vtune", deadline=None, print_blob=True)
+# The first example of a property often compiles a program: no deadline can be kept, and
+# each run tries other examples.
+hypothesis.settings.register_profile(
+    "vtune", deadline=None, max_examples=50, print_blob=True
+)
 hypothesis.settings.load_profile("vtune")
 
 

@@ -17,6 +17,7 @@ from vtune.training.compile import Request, abstract
 from vtune.training.data import dataset
 from vtune.training.epoch import LaneFunctions
 from vtune.training.loop import Loop, tracer, training_loop
+from vtune.training.orders import orders_request
 from vtune.training.plan import arrange
 from vtune.training.requests import (
     end_request,
@@ -92,6 +93,7 @@ def requests(
         count = arrange(len(members), cohort.form, platform).lanes
         functions = LaneFunctions(cohort.widening, loop, None)
         lanes_of = functions, cohort.form, count
+        found.append(orders_request(platform, count, loop.samples))
         found.append(epoch_request(*lanes_of, *data))
         if sliced:
             found.append(slice_request(*lanes_of, 2, data[0]))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 import vtune as vt
-from vtune.foresight import foresight
+from vtune.foresight import Foresight, foresight
 from vtune.intake import Intake
 from vtune.proposal import Horizon
 from vtune.search.sampler import RandomSampler
@@ -109,7 +109,7 @@ def test_the_largest_trial_to_come_has_the_largest_values_of_what_varies():
     one = [
         n for n, new in enumerate(known) if new and new.hyperparameters["depth"] == 1
     ]
-    outlook = source.outlook(foresight(8, 1000, exhausted=False))
+    outlook = source.outlook(Foresight(exhausted=False, probed=True, weight=100.0))
     found = outlook.largest(one)
     assert found is not None
     trace, larger = found
@@ -131,5 +131,5 @@ def test_the_largest_trial_to_come_has_the_largest_values_of_what_varies():
 def test_without_a_larger_trial_there_is_none(build):
     source = intake(build)
     numbers = [n for n in range(6) if source.take() is not None]
-    outlook = source.outlook(foresight(len(numbers), 1000, exhausted=False))
+    outlook = source.outlook(Foresight(exhausted=False, probed=True, weight=100.0))
     assert len(numbers) > 1 and outlook.largest(numbers) is None

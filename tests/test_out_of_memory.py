@@ -83,6 +83,7 @@ def test_a_program_that_does_not_fit_runs_with_half_its_lanes(
     assert outcome(same_as_stored(tmp_path, "vmap")) == outcome(tuner)
 
 
+@pytest.mark.ci
 def test_the_trials_go_on_with_the_numbers_that_they_have_in_such_a_program(
     tmp_path, monkeypatch
 ):
@@ -122,16 +123,9 @@ class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize(
-    ("after", "late"),
-    [
-        (5, False),
-        *[
-            pytest.param(*case, marks=pytest.mark.ci)
-            for case in [(5, True), (6, False), (6, True), (9, False), (9, True)]
-        ],
-    ],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("after", [5, 6, 9])
+@pytest.mark.parametrize("late", [False, True])
 def test_a_study_that_is_ended_goes_on_with_few_lanes(
     tmp_path, monkeypatch, after, late
 ):

@@ -104,7 +104,9 @@ def test_64_trials_of_one_shape_are_one_program(lanes, compiles):
     assert compiles == []
 
 
-@pytest.mark.parametrize(("compiling", "programs"), [(0.0, 2), (2.0, 1)])
+@pytest.mark.parametrize(
+    ("compiling", "programs"), [(0.0, 2), pytest.param(2.0, 1, marks=pytest.mark.ci)]
+)
 def test_rungs_need_one_program_for_each_number_of_lanes(
     compiles, monkeypatch, compiling, programs
 ):
@@ -115,14 +117,14 @@ def test_rungs_need_one_program_for_each_number_of_lanes(
             # No other test compiled it.
             lambda hp: build(hp, width=90 + programs),
             "val_loss",
-            brackets=[[(64, 1), (16, 2), (4, 4)]],
+            brackets=[[(32, 1), (16, 2), (4, 4)]],
             seed=0,
             lanes="vmap",
         )
     )
     reached = [sum(t.epoch >= epochs for t in tuner.trials) for epochs in (1, 2, 4)]
-    assert reached == [64, 16, 4]
-    # 64 and 16 trials run 16 at a time, the last 4 by themselves, where compiling costs
+    assert reached == [32, 16, 4]
+    # 32 and 16 trials run 16 at a time, the last 4 by themselves, where compiling costs
     # less than idle lanes.
     assert tuner.statistics.training_programs == programs
     assert compiles.count(EPOCH) == programs

@@ -102,6 +102,7 @@ def test_a_plan_tells_which_trials_share_a_program(capsys):
     assert tuner.statistics.planning_seconds > 0
 
 
+@pytest.mark.ci
 def test_widths_together_and_apart_are_the_same_search():
     together = search(fuse_widths="always", lanes="vmap")
     apart = search(fuse_widths="never", lanes="map")

@@ -47,6 +47,7 @@ def test_an_experiment_says_which_folder_it_misses(tmp_path):
     assert "'nowhere' does not hold fashion-mnist" in done.stderr
 
 
+@pytest.mark.ci
 def test_the_benchmark_of_lanes_compares_both_sides(tmp_path):
     done = run("benchmarks/lanes.py", "--smoke", folder=tmp_path)
     assert done.returncode == 0, done.stderr

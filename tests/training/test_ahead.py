@@ -6,6 +6,7 @@ import threading
 import hypothesis
 import hypothesis.strategies as st
 import jax
+import pytest
 
 from tests import searching
 from vtune.search.schedule import promoted_share
@@ -46,6 +47,7 @@ def test_the_share_that_goes_on_is_that_of_the_first_rung_that_ends():
     assert promoted_share([[(None, 1)]]) == 0.0
 
 
+@pytest.mark.ci
 def test_on_an_accelerator_the_programs_of_later_rungs_are_compiled_ahead(
     tmp_path, monkeypatch
 ):

@@ -135,7 +135,8 @@ def test_neighbours_that_diverge_change_no_bit(name, form):
     assert first == trained(name, form, [0, 1, 2], wild)
 
 
-@kinds
+@pytest.mark.ci
+@pytest.mark.parametrize("name", NETWORKS)
 @forms
 def test_a_round_trip_through_the_host_changes_no_bit(name, form):
     beside = [0, 1, 2]
@@ -204,6 +205,7 @@ def test_another_process_and_a_cached_program_change_no_bit(name, form, tmp_path
     assert here == cold == warm
 
 
+@pytest.mark.ci
 def test_another_number_of_lanes_is_another_program():
     four = trained("MLP", "vmap", [0, 1, 2])
     more = trained("MLP", "vmap", [0, 1, 2, 4, 5, 6, 7, 8])

@@ -67,7 +67,7 @@ def search(network, form, widths, **more):
     return tuner
 
 
-@pytest.mark.parametrize("form", ["vmap", "map"])
+@pytest.mark.parametrize("form", [pytest.param("vmap", marks=pytest.mark.ci), "map"])
 @pytest.mark.parametrize(
     "network",
     [

@@ -65,6 +65,7 @@ def test_an_epoch_that_is_stopped_is_as_if_it_had_not_begun(form, monkeypatch):
     assert (digest(made), dict(again.metrics), again.program) == expected
 
 
+@pytest.mark.ci
 def test_a_search_shows_how_far_a_long_epoch_is(tmp_path, monkeypatch):
     monkeypatch.setattr(
         slices, "slice_lengths", lambda steps, seconds: (steps // 4,) * 4
