@@ -9,7 +9,6 @@ process kills itself.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -28,9 +27,12 @@ import optax
 
 import vtune as vt
 from vtune.journal import Journal
+from vtune.ledger import Ledger
 from vtune.storage.store import Store
+from vtune.training import stretch
 from vtune.training.compile import Program
-from vtune.training.trainer import Trainer
+from vtune.training.pack import own_states
+from vtune.training.roster import Roster
 
 
 RUNGS = [[(6, 4), (4, 16), (2, 24)], [(4, 16), (2, 24)]]
@@ -53,7 +55,7 @@ class Life:
     Args:
         folder: holds the study and the diaries.
         form: the form of the lanes.
-        pause: the seconds that it sleeps after each epoch.
+        pause: the seconds that a thread sleeps after each epoch of a program.
         scale: how many times as long as `RUNGS` the rungs are.
         interval: the seconds between checkpoints.
         end: where it kills itself; None: nowhere.
@@ -134,30 +136,47 @@ def search(tuner):
     return tuner
 
 
-def telling(train, tell):
-    """A `Trainer.train` that tells what the states are of the trials that it trained.
+def watch(put, tell):
+    """Has what is trained told, once it is written down.
 
     Args:
-        train: the method itself.
-        tell: is called with the trainer, the time at which the epoch began, and by
-            trial the epochs that it has trained and the SHA-256 of its state.
+        put: sets an attribute of an object, as `setattr` does.
+        tell: is called with the time at which training began, or went on after the last
+            call, and by trial the epochs that it has trained, the SHA-256 of its state,
+            and the lanes of its program.
     """
+    train, end_epoch, record = Roster.train, stretch.end_epoch, Ledger.record
+    known: dict[str, Any] = {}
+    states = {}
 
-    @functools.wraps(train)
-    def told(self, trials, *more):
-        before = {number: self._roster[number].epoch for number in trials}
-        began = time.monotonic()
-        done = train(self, trials, *more)
-        digests = {}
-        for number, leaves in sorted(self.states(list(trials)).items()):
-            epoch = self._roster[number].epoch
-            if epoch > before[number]:
-                content = b"".join(leaf.tobytes() for leaf in leaves)
-                digests[number] = epoch, hashlib.sha256(content).hexdigest()
-        tell(self, began, digests)
-        return done
+    def began(self, trials, epochs, data, cohorts, halts):
+        known.update(roster=self, cohorts=cohorts, began=time.monotonic())
+        return train(self, trials, epochs, data, cohorts, halts)
 
-    return told
+    def ended(running, names):
+        results = end_epoch(running, names)
+        members, pack = known["roster"]._members, running.pack
+        own = own_states([pack], list(results), members, known["cohorts"])
+        for number, leaves in own.items():
+            content = b"".join(leaf.tobytes() for leaf in leaves)
+            epoch = running.epochs[number] + 1
+            digest = hashlib.sha256(content).hexdigest()
+            states[number, epoch] = epoch, digest, pack.lanes
+        return results
+
+    def recorded(self, results):
+        taken = record(self, results)
+        healthy = sorted(number for number in taken if not taken[number].failure)
+        tell(
+            known["began"],
+            {number: states[number, self.trials[number].epoch] for number in healthy},
+        )
+        known["began"] = time.monotonic()
+        return taken
+
+    put(Roster, "train", began)
+    put(stretch, "end_epoch", ended)
+    put(Ledger, "record", recorded)
 
 
 class Diary:
@@ -197,7 +216,7 @@ class End:
 def watch_training(life: Life, diary: Diary, end: End) -> None:
     """Writes down what is trained; may end within an epoch, while a program runs."""
     moments = random.Random(life.seed)
-    call, train = Program.__call__, Trainer.train
+    call, begin_epoch = Program.__call__, stretch.begin_epoch
     running: list[Program] = []
     lasted = [0.0]
 
@@ -212,23 +231,26 @@ def watch_training(life: Life, diary: Diary, end: End) -> None:
         if running:
             end.reached("in an epoch")
 
-    def timed(self, trials, *more):
+    def timed(*arguments):
         began = time.monotonic()
         timer = threading.Timer(moments.uniform(0, 0.9) * lasted[-1], strike)
         timer.start()
-        done = train(self, trials, *more)
+        done = begin_epoch(*arguments)
         timer.cancel()
         lasted.append(time.monotonic() - began)
+        time.sleep(life.pause)
         return done
 
-    def tell(trainer, began, digests):
-        packs = trainer._roster._packs
-        lanes = {n: p.lanes for p in packs for n in p.trials if n in digests}
-        diary.write("trained", began=began, states=digests, lanes=lanes)
-        time.sleep(life.pause)
+    def tell(began, found):
+        states = {
+            number: (epoch, digest) for number, (epoch, digest, _) in found.items()
+        }
+        lanes = {number: lanes for number, (_, _, lanes) in found.items()}
+        diary.write("trained", began=began, states=states, lanes=lanes)
 
     Program.__call__ = called
-    Trainer.train = telling(timed, tell)
+    stretch.begin_epoch = timed
+    watch(setattr, tell)
 
 
 def watch_storage(diary: Diary, end: End) -> None:

@@ -105,8 +105,8 @@ def fit(
         trainer.restore(number, to_leaves(state, trace), trained)
     _raise(trainer.arrange([number]).failures.get(number))
     history = History([], {})
-    for epoch in range(config.epochs):
-        result = trainer.train([number]).results[number]
+    for epoch, found in enumerate(trainer.train([number], config.epochs)):
+        result = found.results[number]
         _raise(result.failure)
         history.epoch.append(epoch)
         for name, value in result.metrics.items():

@@ -90,6 +90,14 @@ def training(trials: Sequence[Trial]) -> list[int]:
     ]
 
 
+def epochs_left(trials: Sequence[Trial]) -> int:
+    """The epochs until the first of the trials in training has none left."""
+    lefts = [
+        trials[number].budget - trials[number].epoch for number in training(trials)
+    ]
+    return min(lefts, default=0)
+
+
 def in_lanes(trials: Sequence[Trial]) -> list[int]:
     """The numbers of the trials that hold a lane.
 

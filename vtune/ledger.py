@@ -91,30 +91,50 @@ class Ledger:
             self._announcer.observer.trial_end(self.trials[number])
 
     def train(self, results: Mapping[int, EpochResult]) -> None:
-        """Takes down what an epoch gave.
+        """Takes down and tells what an epoch gave.
 
         Args:
             results: the result of each trial that was trained.
 
         Raises:
             SearchError: if trials with consecutive numbers failed.
-            StorageError: if a trial that went on was trained by another program.
+            StorageError: if a trial that went on was trained by another program, or if
+                it cannot be written down.
         """
-        self._compare(results)
-        healthy = {n: results[n] for n in sorted(results) if not results[n].failure}
-        for number, result in healthy.items():
-            self.trials[number] = history.after_epoch(
-                self.trials[number], result.metrics, result.finite, self._objective
-            )
-            self._journal.epoch(self.trials[number], result)
         # All is written down before anyone is told, and may interrupt.
-        self._journal.commit()
-        for number in sorted(results):
-            failure = results[number].failure
-            if failure is None:
-                self._tell(number, results[number].metrics)
+        for number, result in sorted(self.record(results).items()):
+            if result.failure is None:
+                self._tell(number, result.metrics)
             elif self.trials[number].status is TrialStatus.RUNNING:
-                self.fail(number, failure, "training")
+                self.fail(number, result.failure, "training")
+
+    def record(self, results: Mapping[int, EpochResult]) -> dict[int, EpochResult]:
+        """Takes down what an epoch gave, and tells nobody.
+
+        Args:
+            results: as for `train`.
+
+        Returns:
+            Those of the trials that were running still.
+
+        Raises:
+            StorageError: as for `train`.
+        """
+        running = {
+            number: result
+            for number, result in results.items()
+            if self.trials[number].status is TrialStatus.RUNNING
+        }
+        self._compare(running)
+        for number in sorted(running):
+            result = running[number]
+            if result.failure is None:
+                self.trials[number] = history.after_epoch(
+                    self.trials[number], result.metrics, result.finite, self._objective
+                )
+                self._journal.epoch(self.trials[number], result)
+        self._journal.commit()
+        return running
 
     def fail(self, number: int, error: Exception, during: str) -> None:
         """Ends a trial that cannot be trained.

@@ -31,29 +31,39 @@ class Shrinking:
         self._journal = journal
         self._report = report
 
-    def again(self, during: During) -> set[int]:
+    @property
+    def is_expected(self) -> bool:
+        """Whether an earlier process took lanes away somewhere after this place."""
+        return any(place > self._journal.sequence for place in self._journal.foreseen)
+
+    def again(self, during: During) -> dict[int, int]:
         """Decides again what was decided at this place in an earlier process.
 
         Args:
             during: what is about to be done.
 
         Returns:
-            The trials that were in the lanes of these programs; they were not trained.
+            For each trial that was in the lanes of these programs how many epochs of
+            the others it was not trained for.
         """
-        trials: set[int] = set()
+        held: dict[int, int] = {}
         while found := self._journal.foreseen.get(self._journal.sequence + 1):
             if found.content["during"] != during:
                 break
             self._decide(found.trials, found.content)
-            trials |= set(found.trials)
-        return trials
+            held |= {trial: found.content["epochs"] for trial in found.trials}
+        return held
 
-    def decide(self, overflows: Sequence[Overflow], during: During) -> None:
+    def decide(
+        self, overflows: Sequence[Overflow], during: During, epochs: int = 0
+    ) -> None:
         """Takes lanes away from programs that turned out to be too large.
 
         Args:
             overflows: these programs.
             during: what was being done.
+            epochs: how many epochs the other trials are trained without those in the
+                lanes of these programs, before anything else is decided.
 
         Raises:
             StorageError: if it cannot be written down.
@@ -65,6 +75,7 @@ class Shrinking:
         for overflow in overflows:
             content = {
                 "during": during,
+                "epochs": epochs,
                 "cohort": overflow.cohort,
                 "lanes": overflow.lanes,
                 "program": overflow.program,

@@ -1,12 +1,12 @@
 """A study: the one loop over proposals, epochs and decisions."""
 
 import signal
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from vtune import history
 from vtune.configuration import StudyConfig
+from vtune.epochs import Epochs
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake
@@ -86,6 +86,15 @@ class Study:
         self._announcer = Announcer(objective, config.schedule.plan, steps)
         self._ledger = Ledger(objective, journal, self._announcer)
         self._shrinking = Shrinking(self._trainer, journal, self._show)
+        self._epochs = Epochs(
+            self._trainer,
+            self._ledger,
+            self._shrinking,
+            self._announcer,
+            self._stop,
+            lambda: journal.is_due(rung_ended=False),
+            self._report,
+        )
         self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker
@@ -190,21 +199,21 @@ class Study:
             raise SystemExit(128 + signal.SIGTERM)
 
     def _step(self) -> bool:
-        """Decides, then trains an epoch; False when there is nothing left to do."""
+        """Decides, and trains; False when there is nothing left to do."""
         schedule, exhausted = self.config.schedule, self._intake.exhausted
         most = self._trainer.capacity
         actions = schedule.next(self.trials, exhausted=exhausted, capacity=most)
         self._decide(actions)
         if actions or not self._arranged:
             self._arrange()
-        numbers = history.training(self.trials)
-        if numbers:
-            self._train(numbers)
+        training = bool(history.training(self.trials))
+        if training:
+            self._arranged = self._epochs.run(self._beside)
         self._journal.commit()
         ended = any(not isinstance(action, Start) for action in actions)
         if self._journal.is_due(rung_ended=ended):
             self._save()
-        return bool(actions or numbers)
+        return bool(actions) or training
 
     def _save(self) -> None:
         """Begins to write a checkpoint."""
@@ -254,16 +263,6 @@ class Study:
                 self._ledger.fail(number, error, "arranging")
             self._arranged = arranged.is_whole
 
-    def _train(self, numbers: Sequence[int]) -> None:
-        started = time.perf_counter()
-        held = self._shrinking.again("training")
-        numbers = [number for number in numbers if number not in held]
-        trained = self._beside(lambda: self._trainer.train(numbers, self._stop))
-        self._announcer.tick(len(trained.results), time.perf_counter() - started)
-        self._arranged = trained.is_whole and not held
-        self._shrinking.decide(trained.overflows, "training")
-        self._ledger.train(trained.results)
-
     def _keep_models(self, trials: Sequence[Trial]) -> None:
         """Takes the states of those among some trials that belong to the best."""
         known = {t.number: t for t in trials} | {n: self.trials[n] for n in self.models}
@@ -277,10 +276,10 @@ class Study:
         return self._worker.do(work, self._meanwhile)
 
     def _meanwhile(self) -> bool:
-        """Shows what the worker reported, and traces a trial that is yet to start."""
-        phase, self._phase = self._phase, ""
-        if phase:
-            self._show(phase)
+        """Shows what the worker did, and traces a trial that is yet to start."""
+        came, phase, self._phase = self._epochs.take_down(), self._phase, ""
+        if came or phase:
+            self._show(phase or "training")
         return self._intake.ahead(self.config.schedule.total_trials)
 
     def _may_trace(self) -> bool:
@@ -288,7 +287,7 @@ class Study:
         return not self._stop()
 
     def _stop(self) -> bool:
-        return self._interruption.requested
+        return self._interruption.requested or self._worker.is_abandoned
 
     def _report(self, phase: str) -> None:
         """Takes down what takes long; Ctrl-C ends it here."""

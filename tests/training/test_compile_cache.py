@@ -83,10 +83,10 @@ def main(folder, form):
     """Searches, and tells what was compiled and found."""
     events, programs, train = [], set(), Trainer.train
 
-    def watched(self, trials, stop):
-        trained = train(self, trials, stop)
-        programs.update(result.program for result in trained.results.values())
-        return trained
+    def watched(self, *arguments):
+        for trained in train(self, *arguments):
+            programs.update(result.program for result in trained.results.values())
+            yield trained
 
     Trainer.train = watched
     jax.monitoring.register_event_listener(

@@ -100,7 +100,7 @@ def trained(name, form, beside, rates=None, pauses=False):
     assert made.arrange(order).is_whole
     found = []
     for epoch in range(3):
-        result = made.train(order).results[WATCHED]
+        (result,) = (each.results[WATCHED] for each in made.train(order))
         found.append((digest(made), dict(result.metrics), result.program))
         if pauses:
             # What a checkpoint does: to the host, into another trainer, and on.

@@ -7,9 +7,10 @@ import pytest
 
 from tests import searching
 from tests.training.test_neutrality import WATCHED, digest, trained, trainer
-from vtune.study import Study
+from vtune.observer import Announcer
 from vtune.training import slices
 from vtune.training.slices import slice_lengths
+from vtune.training.stretch import Halts
 
 
 @hypothesis.given(st.integers(1, 10_000), st.floats(1e-6, 10.0))
@@ -54,13 +55,13 @@ def test_an_epoch_that_is_stopped_is_as_if_it_had_not_begun(form, monkeypatch):
     made = trainer("MLP", form, {})
     order = [0, 1, WATCHED]
     assert made.arrange(order).is_whole
-    made.train(order)
+    assert len(list(made.train(order))) == 1
     before = digest(made)
     asked = iter([False, True])
-    stopped = made.train(order, lambda: next(asked, True))
-    assert not stopped.results and stopped.is_whole
+    halts = Halts(lambda done: next(asked, True))
+    assert not list(made.train(order, halts=halts))
     assert digest(made) == before
-    again = made.train(order).results[WATCHED]
+    (again,) = (found.results[WATCHED] for found in made.train(order))
     expected = trained("MLP", form, [0, 1])[1]
     assert (digest(made), dict(again.metrics), again.program) == expected
 
@@ -71,13 +72,13 @@ def test_a_search_shows_how_far_a_long_epoch_is(tmp_path, monkeypatch):
         slices, "slice_lengths", lambda steps, seconds: (steps // 4,) * 4
     )
     phases = []
-    report = Study._report
+    show = Announcer.show
 
-    def watched(self, phase):
+    def watched(self, trials, running, phase, finished=False):
         phases.append(phase)
-        report(self, phase)
+        show(self, trials, running, phase, finished)
 
-    monkeypatch.setattr(Study, "_report", watched)
+    monkeypatch.setattr(Announcer, "show", watched)
     tuner = searching.search(searching.tuner(tmp_path, "vmap"))
     assert all(trial.score is not None for trial in tuner.trials)
     assert "training, 25% of an epoch" in phases

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from vtune.training.fingerprint import cores
-from vtune.training.streams import side_by_side, streams
+from vtune.training.streams import Streams, side_by_side, streams
 
 
 def test_as_many_are_done_at_a_time_as_was_asked_for():
@@ -33,4 +33,5 @@ def test_what_one_raises_is_raised():
 
 
 def test_a_cpu_runs_a_program_on_each_core():
-    assert streams("cpu") == cores()
+    assert streams("cpu") == Streams(cores(), queued=False)
+    assert streams("gpu").queued and streams("tpu").queued

@@ -128,7 +128,7 @@ def compared(
         own = dict(zip(requests, programs))
         programs = programs[len(own) :]
         works.append(functools.partial(_verdict, comparison, own))
-    return side_by_side(works, streams(jax.default_backend()))
+    return side_by_side(works, streams(jax.default_backend()).threads)
 
 
 def _verdict(

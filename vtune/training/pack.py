@@ -1,4 +1,4 @@
-"""A program with trials in its lanes: sending it off for an epoch, reading it back."""
+"""A program with trials in its lanes: sent off for an epoch, and read back."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -100,57 +100,84 @@ class EpochResult:
     program: str = ""
 
 
-def run_epoch(
+@dataclasses.dataclass(frozen=True, eq=False)
+class Running:
+    """A pack that is on its way through an epoch.
+
+    Args:
+        pack: the pack after the epoch, as soon as the device has done it.
+        epochs: the epochs that each trial in training had trained before.
+        figures: the metrics of each lane, and whether they are finite.
+    """
+
+    pack: Pack
+    epochs: Mapping[int, int]
+    figures: Any
+
+
+def begin_epoch(
     pack: Pack,
     epochs: Mapping[int, int],
     data: EpochData,
-    names: Sequence[str],
     stop: Callable[[float], bool] = lambda done: False,
-) -> tuple[Pack, dict[int, EpochResult] | Exception]:
-    """Runs a pack for an epoch, and reads its metrics.
+) -> Running | None:
+    """Sends a pack off for an epoch.
 
     Args:
         pack: the pack; its state's memory is given away.
         epochs: the epochs that each trial to train has trained; the others in the pack
             stay frozen.
         data: the data sets.
-        names: the names of the metrics.
         stop: is asked now and then in a long epoch, with the part of it that is done;
             true has it not trained at all.
 
     Returns:
-        The pack with its next state and the result of each trained trial; or the pack
-        as it was, whose state may be lost, and what kept it from being trained.
+        What is on its way; None if it was stopped, and the pack is as it was.
+
+    Raises:
+        Exception: what keeps it from being trained; its state may be lost.
     """
     spare = [0] * (pack.lanes - len(pack.trials))
     trained = [epochs.get(trial, 0) for trial in pack.trials]
     active = [trial in epochs for trial in pack.trials]
-    try:
-        lane = LaneArguments(
-            pack.state,
-            pack.constants,
-            pack.sizes,
-            pack.keys,
-            np.array(trained + spare, np.int32),
-            np.array(active + spare, np.bool_),
-        )
-        outcome = pack.program.run(lane, data, stop)
-        if outcome is None:
-            return pack, {}
-        state, *figures = outcome
-        metrics, finite = jax.device_get(figures)
-    except Exception as error:
-        return pack, error
-    results = {
+    lane = LaneArguments(
+        pack.state,
+        pack.constants,
+        pack.sizes,
+        pack.keys,
+        np.array(trained + spare, np.int32),
+        np.array(active + spare, np.bool_),
+    )
+    outcome = pack.program.run(lane, data, stop)
+    if outcome is None:
+        return None
+    state, *figures = outcome
+    return Running(dataclasses.replace(pack, state=state), epochs, figures)
+
+
+def end_epoch(running: Running, names: Sequence[str]) -> dict[int, EpochResult]:
+    """Waits for the figures of an epoch.
+
+    Args:
+        running: what is on its way.
+        names: the names of the metrics.
+
+    Returns:
+        The result of each trained trial.
+
+    Raises:
+        Exception: what kept it from being trained; its state is lost.
+    """
+    metrics, finite = jax.device_get(running.figures)
+    return {
         trial: EpochResult(
             dict(zip(names, map(float, metrics[lane]))),
             bool(finite[lane]),
-            program=pack.program.identity,
+            program=running.pack.program.identity,
         )
-        for lane, trial in enumerate(pack.trials)
-        if trial in epochs
+        for lane, trial in enumerate(running.pack.trials)
+        if trial in running.epochs
     }
-    return dataclasses.replace(pack, state=state), results
 
 
 def still_fits(

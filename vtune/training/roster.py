@@ -1,8 +1,8 @@
 """Which trial is in which lane, and where its state is."""
 
+import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from vtune.fusion.trace import Trace
@@ -17,12 +17,12 @@ from vtune.training.pack import (
     Pack,
     own_states,
     packed,
-    run_epoch,
     still_fits,
 )
 from vtune.training.plan import Arrangement
 from vtune.training.slices import Epoch
-from vtune.training.streams import side_by_side
+from vtune.training.streams import Streams
+from vtune.training.stretch import Halts, Round, Stretch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +50,13 @@ class Trained:
     Args:
         results: the result of each trial that was trained, or is lost.
         overflows: the programs that the device has no memory for.
+        following: how many epochs the trials of the other programs are trained after
+            this one, unless they are stopped.
     """
 
     results: Mapping[int, EpochResult]
     overflows: tuple[Overflow, ...]
+    following: int
 
     @property
     def is_whole(self) -> bool:
@@ -69,11 +72,11 @@ class Roster:
     memory as well, so that it is not lost with a program that fails at once.
 
     Args:
-        threads: how many programs run at a time.
+        streams: how programs run side by side.
     """
 
-    def __init__(self, threads: int):
-        self._threads = threads
+    def __init__(self, streams: Streams):
+        self._streams = streams
         self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
 
@@ -133,7 +136,7 @@ class Roster:
         """
         new = {trial: self._members[trial] for trial in self.new(members)}
         made, failures = initialised(
-            new, cohort.widening, programs, batch, self._threads
+            new, cohort.widening, programs, batch, self._streams.threads
         )
         self._members |= made
         return failures
@@ -198,51 +201,70 @@ class Roster:
     def train(
         self,
         trials: Sequence[int],
+        epochs: int,
         data: EpochData,
         cohorts: Sequence[Cohort],
-        stop: Callable[[float], bool],
-    ) -> Trained:
-        """Trains trials for an epoch; the others in their programs stay frozen.
+        halts: Halts,
+    ) -> Iterator[Trained]:
+        """Trains trials for some epochs; the others in their programs stay frozen.
 
         Args:
             trials: the trials.
+            epochs: how many epochs.
             data: the data sets.
             cohorts: all cohorts, by number.
-            stop: is asked before each program runs, and now and then in a long epoch,
-                with the part of it that is done; true leaves the rest untrained.
+            halts: what ends it early.
 
-        Returns:
-            What the epoch gave.
+        Yields:
+            What each epoch gave.
         """
-        epochs = {trial: self._members[trial].epoch for trial in trials}
-
-        def turn(pack: Pack) -> tuple[Pack, dict[int, EpochResult] | Exception]:
-            names = cohorts[pack.cohort].widening.envelope.metric_names
-            if stop(0.0):
-                return pack, {}
-            return run_epoch(pack, epochs, data, names, stop)
-
-        turns = [p for p in self._packs if not epochs.keys().isdisjoint(p.trials)]
+        trained = {trial: self._members[trial].epoch for trial in trials}
+        packs = [p for p in self._packs if not trained.keys().isdisjoint(p.trials)]
         # What takes longest begins first, so that all threads end at about one time.
-        turns.sort(key=lambda pack: -pack.entries)
-        done = side_by_side([functools.partial(turn, p) for p in turns], self._threads)
+        packs.sort(key=lambda pack: -pack.entries)
+        if not packs:
+            return
+        names = [cohorts[p.cohort].widening.envelope.metric_names for p in packs]
+        stretch = Stretch(packs, trained, names, data, self._streams, halts)
+        try:
+            with contextlib.closing(stretch.run(epochs)) as rounds:
+                for outcomes, following in rounds:
+                    yield self._take_over(packs, outcomes, following, trained, cohorts)
+        finally:
+            # Where nobody asks any more what came of them, they are trained still.
+            for before, after in zip(packs, stretch.packs):
+                if before in self._packs:
+                    self._packs[self._packs.index(before)] = after
+
+    def _take_over(
+        self,
+        packs: list[Pack],
+        outcomes: Round,
+        following: int,
+        trials: Collection[int],
+        cohorts: Sequence[Cohort],
+    ) -> Trained:
+        """Has the packs as they are after an epoch."""
         results: dict[int, EpochResult] = {}
         overflows: dict[int, Overflow] = {}
-        for before, (after, outcome) in zip(turns, done):
-            if isinstance(outcome, Exception):
-                lost, overflow = self._failed(before, cohorts[before.cohort], outcome)
-                failing = lost | (set() if overflow else epochs.keys())
-                for trial in failing.intersection(before.trials):
-                    results[trial] = EpochResult({}, False, outcome)
+        for place, outcome in sorted(outcomes.items()):
+            found = outcome.results
+            self._packs[self._packs.index(packs[place])] = outcome.pack
+            packs[place] = outcome.pack
+            if isinstance(found, Exception):
+                cohort = cohorts[outcome.pack.cohort]
+                lost, overflow = self._failed(outcome.pack, cohort, found)
+                failing = lost | (set() if overflow else set(trials))
+                for trial in failing.intersection(outcome.pack.trials):
+                    results[trial] = EpochResult({}, False, found)
                 if overflow is not None:
-                    known = overflows.get(before.cohort)
-                    overflows[before.cohort] = overflow.joined(known)
+                    known = overflows.get(cohort.number)
+                    overflows[cohort.number] = overflow.joined(known)
                 continue
-            self._packs[self._packs.index(before)] = after
-            results |= outcome
-            for trial in outcome:
+            results |= found
+            for trial in found:
                 self._members[trial] = self._members[trial].trained()
-        return Trained(results, tuple(overflows.values()))
+        return Trained(results, tuple(overflows.values()), following)
 
     def _failed(
         self, pack: Pack, cohort: Cohort, error: Exception

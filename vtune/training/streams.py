@@ -1,6 +1,7 @@
 """Programs that run side by side, each in a thread of its own."""
 
 import concurrent.futures
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -15,8 +16,22 @@ Result = TypeVar("Result")
 _QUEUED = 3
 
 
-def streams(platform: str) -> int:
-    """How many programs run at a time.
+@dataclasses.dataclass(frozen=True)
+class Streams:
+    """How programs run side by side.
+
+    Args:
+        threads: how many threads send programs off and wait for them.
+        queued: whether the device has a queue of its own, in which a program waits for
+            the one whose results it takes.
+    """
+
+    threads: int
+    queued: bool
+
+
+def streams(platform: str) -> Streams:
+    """How programs run side by side.
 
     JAX runs what one thread sends to a CPU one after another, and most operations of a
     small network keep one core busy only.
@@ -25,9 +40,11 @@ def streams(platform: str) -> int:
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
 
     Returns:
-        On a CPU the cores that this process may use.
+        On a CPU a thread for each core that this process may use.
     """
-    return cores() if platform == "cpu" else _QUEUED
+    if platform == "cpu":
+        return Streams(cores(), queued=False)
+    return Streams(_QUEUED, queued=True)
 
 
 def side_by_side(works: Sequence[Callable[[], Result]], threads: int) -> list[Result]:

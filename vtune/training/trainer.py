@@ -1,9 +1,8 @@
 """The device side of a search: which trial is in which lane, epoch after epoch."""
 
-import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +33,7 @@ from vtune.training.share import Share
 from vtune.training.slices import assembled
 from vtune.training.statistics import Statistics
 from vtune.training.streams import streams
+from vtune.training.stretch import Halts
 
 
 class Trainer:
@@ -234,30 +234,25 @@ class Trainer:
         return Arranged(failures, tuple(overflows))
 
     def train(
-        self, trials: Sequence[int], stop: Callable[[], bool] = lambda: False
-    ) -> Trained:
-        """Trains some of the arranged trials for one epoch; the others stay frozen.
+        self, trials: Sequence[int], epochs: int = 1, halts: Halts = Halts()
+    ) -> Iterator[Trained]:
+        """Trains some of the arranged trials; the others stay frozen.
+
+        A program's next epoch may begin before what another one gave is read. Nothing
+        else is to be asked of the trainer until the last epoch's results are there.
 
         Args:
             trials: the trials to train.
-            stop: is asked before each program runs, and now and then in a long epoch;
-                true leaves the rest untrained.
+            epochs: for how many epochs.
+            halts: what ends it early.
 
-        Returns:
-            The result of each trial that was trained, or that is lost.
+        Yields:
+            For each epoch the result of each trial that was trained, or that is lost.
         """
         started = time.perf_counter()
-
-        def stopped(done: float) -> bool:
-            # What is reported may end a search, but other programs are under way.
-            with contextlib.suppress(KeyboardInterrupt):
-                self._report(f"training, {done:.0%} of an epoch" if done else "")
-            return stop()
-
-        trained = self._roster.train(trials, self._data, self.cohorts, stopped)
+        yield from self._roster.train(trials, epochs, self._data, self.cohorts, halts)
         seconds = time.perf_counter() - started
         self.statistics = self.statistics.plus(training_seconds=seconds)
-        return trained
 
     def states(self, trials: Sequence[int]) -> dict[int, HostState]:
         """The leaves of the states of trials, in a lane or yet to be put into one."""

@@ -19,9 +19,13 @@ class Worker:
 
     What the user wrote is never called there: what belongs to a thread, such as Flax's
     contexts, is the user's in the user's own.
+
+    `is_abandoned` says that what is being done is not wanted any more, since something
+    failed beside it.
     """
 
     def __init__(self):
+        self.is_abandoned = False
         self._surroundings = Surroundings.here()
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "vtune")
 
@@ -40,11 +44,15 @@ class Worker:
             BaseException: whatever `work` raises; and whatever `meanwhile` raises, once
                 the work is done.
         """
+        self.is_abandoned = False
         future = self._pool.submit(self._surrounded, work)
         pause = _SHORT
         try:
             while concurrent.futures.wait([future], pause).not_done:
                 pause = 0.0 if meanwhile() else _PAUSE
+        except BaseException:
+            self.is_abandoned = True
+            raise
         finally:
             concurrent.futures.wait([future])
         return future.result()
