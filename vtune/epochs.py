@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -13,6 +14,11 @@ from vtune.storage.failure import StorageError
 from vtune.training.roster import Trained
 from vtune.training.stretch import Halts
 from vtune.training.trainer import Trainer
+from vtune.training.worker import Worker
+
+
+# Seconds, in which whoever waits looks whether it is to stop.
+_PAUSE = 0.05
 
 
 class Epochs:
@@ -51,14 +57,15 @@ class Epochs:
         self._halts = Halts(self._stop_within, is_due)
         self._report = report
         self._whole = True
+        self._told = threading.Event()
         self._came: collections.deque[tuple[Trained, float]] = collections.deque()
 
-    def run(self, beside: Callable[[Callable[[], None]], None]) -> bool:
+    def run(self, worker: Worker, meanwhile: Callable[[], bool]) -> bool:
         """Trains all trials that have epochs of their budget left.
 
         Args:
-            beside: does something in the worker's thread, and calls `take_down` here
-                now and then.
+            worker: its thread trains.
+            meanwhile: is called here beside it, and calls `take_down`.
 
         Returns:
             Whether all are in their lanes still.
@@ -69,11 +76,11 @@ class Epochs:
         """
         self._whole = True
         if self._shrinking.is_expected:
-            self._run_again(beside)
+            self._run_again(worker, meanwhile)
         else:
             numbers = history.training(self._ledger.trials)
             left = history.epochs_left(self._ledger.trials)
-            self._stretch(numbers, left, beside)
+            self._stretch(numbers, left, worker, meanwhile)
         return self._whole
 
     def take_down(self) -> bool:
@@ -82,7 +89,8 @@ class Epochs:
         Returns:
             Whether there was anything.
         """
-        any_came = bool(self._came)
+        if not self._came:
+            return False
         while self._came:
             trained, seconds = self._came[0]
             running = trained.results.keys() & history.training(self._ledger.trials)
@@ -94,16 +102,17 @@ class Epochs:
             self._came.popleft()
             self._whole &= trained.is_whole
             self._ledger.train(trained.results)
-        return any_came
+        self._told.set()
+        return True
 
-    def _run_again(self, beside: Callable[[Callable[[], None]], None]) -> None:
+    def _run_again(self, worker: Worker, meanwhile: Callable[[], bool]) -> None:
         """Trains as an earlier process did that ran out of memory somewhere."""
         held: dict[int, int] = {}
         while True:
             held |= self._shrinking.again("training")
             self._whole &= not held
             numbers = history.training(self._ledger.trials)
-            self._stretch([n for n in numbers if n not in held], 1, beside)
+            self._stretch([n for n in numbers if n not in held], 1, worker, meanwhile)
             held = {number: left - 1 for number, left in held.items() if left > 1}
             if not held or self._stop():
                 return
@@ -119,17 +128,23 @@ class Epochs:
         self,
         numbers: Sequence[int],
         epochs: int,
-        beside: Callable[[Callable[[], None]], None],
+        worker: Worker,
+        meanwhile: Callable[[], bool],
     ) -> None:
         def train() -> None:
             began = time.perf_counter()
             for trained in self._trainer.train(numbers, epochs, self._halts):
                 now = time.perf_counter()
+                self._told.clear()
                 self._came.append((trained, now - began))
+                worker.wake()
                 began = now
+                # The device has something to do meanwhile, and is to be little ahead.
+                while not self._told.wait(_PAUSE) and not self._stop():
+                    pass
 
         try:
-            beside(train)
+            worker.do(train, meanwhile)
             self.take_down()
         except BaseException:
             # The states are those of these epochs, whether or not anyone is told.

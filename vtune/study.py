@@ -208,7 +208,7 @@ class Study:
             self._arrange()
         training = bool(history.training(self.trials))
         if training:
-            self._arranged = self._epochs.run(self._beside)
+            self._arranged = self._epochs.run(self._worker, self._meanwhile)
         self._journal.commit()
         ended = any(not isinstance(action, Start) for action in actions)
         if self._journal.is_due(rung_ended=ended):

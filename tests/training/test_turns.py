@@ -40,7 +40,7 @@ def played(turns, seed, events=()):
 
 @hypothesis.given(st.integers(1, 5), st.integers(1, 6), st.integers())
 def test_each_item_has_all_its_turns_in_their_order(items, rounds, seed):
-    taken = played(Turns(items, rounds), seed)
+    taken = played(Turns(items, rounds, rounds), seed)
     for item in range(items):
         assert [turn for i, turn in taken if i == item] == list(range(rounds))
     # All have begun a round before any begins the next.
@@ -51,7 +51,7 @@ def test_each_item_has_all_its_turns_in_their_order(items, rounds, seed):
     st.integers(1, 5), st.integers(1, 6), st.integers(), st.integers(0, 20)
 )
 def test_a_round_that_is_ended_is_the_last_for_all(items, rounds, seed, after):
-    turns = Turns(items, rounds)
+    turns = Turns(items, rounds, rounds)
     taken = played(turns, seed, {after: turns.end_round})
     counts = [sum(i == item for i, _ in taken) for item in range(items)]
     assert len(set(counts)) == 1 and counts[0] == turns.rounds
@@ -63,7 +63,7 @@ def test_a_round_that_is_ended_is_the_last_for_all(items, rounds, seed, after):
     st.integers(1, 5), st.integers(1, 6), st.integers(), st.integers(1, 20)
 )
 def test_what_is_dropped_ends_the_round_for_the_others(items, rounds, seed, after):
-    turns = Turns(items, rounds)
+    turns = Turns(items, rounds, rounds)
     dropped = []
 
     def drop():
@@ -91,13 +91,13 @@ def test_what_is_dropped_ends_the_round_for_the_others(items, rounds, seed, afte
     st.integers(1, 5), st.integers(1, 6), st.integers(), st.integers(0, 20)
 )
 def test_nothing_begins_after_the_end(items, rounds, seed, after):
-    turns = Turns(items, rounds)
+    turns = Turns(items, rounds, rounds)
     taken = played(turns, seed, {after: turns.end})
     assert len(taken) == min(after, items * rounds)
 
 
 def test_threads_share_the_turns_and_all_end():
-    turns = Turns(3, 50)
+    turns = Turns(3, 50, 50)
     taken, active, most = [], [], []
 
     def work():
@@ -118,3 +118,22 @@ def test_threads_share_the_turns_and_all_end():
         assert not thread.is_alive()
     assert sorted(taken) == [(i, turn) for i in range(3) for turn in range(50)]
     assert max(most) == 2
+
+
+def test_a_round_begins_once_the_last_but_one_was_told():
+    turns = Turns(2, 5, 2)
+    ended = []
+
+    def work():
+        while (turn := turns.take()) is not None:
+            ended.append(turn[1])
+            turns.give_back(turn[0])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for told in range(5):
+        time.sleep(0.05)
+        assert ended == [n for n in range(min(told + 2, 5)) for _ in range(2)]
+        turns.tell()
+    thread.join(30)
+    assert not thread.is_alive()

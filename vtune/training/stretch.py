@@ -4,12 +4,17 @@ import concurrent.futures
 import dataclasses
 import functools
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 
 from vtune.training.pack import EpochData, EpochResult, Pack, begin_epoch, end_epoch
 from vtune.training.streams import Streams
 from vtune.training.surroundings import Surroundings
 from vtune.training.turns import Turns
+
+
+# A round begins once the last but one was told: the device does not wait for whoever is
+# told, and who stops it then gets little more than was asked for.
+_AHEAD = 2
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,7 +86,7 @@ class Stretch:
         self._outcomes: queue.SimpleQueue[tuple[int, int, Outcome] | None]
         self._outcomes = queue.SimpleQueue()
 
-    def run(self, rounds: int) -> Iterator[tuple[Round, int]]:
+    def run(self, rounds: int) -> Generator[tuple[Round, int], None, None]:
         """Trains each pack for some epochs.
 
         If one fails, the others catch up with the furthest of them, and the stretch is
@@ -91,10 +96,11 @@ class Stretch:
             rounds: how many epochs.
 
         Yields:
-            The outcomes of each round once it is complete, and how many rounds follow.
-            Where the stretch was stopped, the last rounds are incomplete.
+            The outcomes of each round once it is complete, and how many rounds follow;
+            asking for the next one says that this one was told. Where the stretch was
+            stopped, the last rounds are incomplete.
         """
-        turns = Turns(len(self.packs), rounds)
+        turns = Turns(len(self.packs), rounds, _AHEAD)
         threads = self._streams.threads
         if not self._streams.queued:
             threads = min(threads, len(self.packs))
@@ -122,6 +128,7 @@ class Stretch:
                 found[turn][item] = what
             while done < len(found) and left and (left <= found[done].keys()):
                 yield found[done], turns.rounds - done - 1
+                turns.tell()
                 left = _healthy(found[done], left)
                 done += 1
         for number, some in enumerate(found[done:], done):

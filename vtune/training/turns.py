@@ -13,11 +13,13 @@ class Turns:
     Args:
         items: how many items there are.
         rounds: how many turns each has.
+        ahead: how many rounds may have begun that nobody was told of.
     """
 
-    def __init__(self, items: int, rounds: int):
+    def __init__(self, items: int, rounds: int, ahead: int):
         self._changed = threading.Condition()  # its lock can be taken again
         self._rounds = rounds
+        self._open = ahead
         self._left = list(range(items))
         self._free = set(self._left)
         self._round = 0
@@ -38,7 +40,7 @@ class Turns:
         with self._changed:
             while self._waiting and self._round < self._rounds:
                 item = next((i for i in self._waiting if i in self._free), None)
-                if item is None:
+                if item is None or self._round >= self._open:
                     self._changed.wait()
                     continue
                 turn = self._round
@@ -48,6 +50,12 @@ class Turns:
                 self._advance()
                 return item, turn
             return None
+
+    def tell(self) -> None:
+        """Says that somebody was told of a further round."""
+        with self._changed:
+            self._open += 1
+            self._changed.notify_all()
 
     def give_back(self, item: int) -> None:
         """Says that an item can have its next turn.

@@ -1,6 +1,7 @@
 """A thread in which the device is kept busy, beside the user's own."""
 
 import concurrent.futures
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -9,7 +10,7 @@ from vtune.training.surroundings import Surroundings
 
 Result = TypeVar("Result")
 
-# Seconds: work that is done sooner is waited for, and how often one looks for news.
+# Seconds: work that is done sooner is waited for, and how often one looks around.
 _SHORT = 0.005
 _PAUSE = 0.05
 
@@ -26,6 +27,7 @@ class Worker:
 
     def __init__(self):
         self.is_abandoned = False
+        self._news = threading.Event()
         self._surroundings = Surroundings.here()
         self._pool = concurrent.futures.ThreadPoolExecutor(1, "vtune")
 
@@ -46,9 +48,14 @@ class Worker:
         """
         self.is_abandoned = False
         future = self._pool.submit(self._surrounded, work)
+        future.add_done_callback(lambda done: self._news.set())
         pause = _SHORT
         try:
-            while concurrent.futures.wait([future], pause).not_done:
+            while True:
+                self._news.wait(pause)
+                self._news.clear()
+                if future.done():
+                    break
                 pause = 0.0 if meanwhile() else _PAUSE
         except BaseException:
             self.is_abandoned = True
@@ -56,6 +63,10 @@ class Worker:
         finally:
             concurrent.futures.wait([future])
         return future.result()
+
+    def wake(self) -> None:
+        """Has `meanwhile` called soon: there is news for it."""
+        self._news.set()
 
     def close(self) -> None:
         """Ends the thread."""
