@@ -15,7 +15,7 @@ import vtune as vt
 from tests import searching
 from tests.searching import StopAt
 from vtune.training import fingerprint
-from vtune.training.pack import run_epoch
+from vtune.training.pack import end_epoch
 
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +53,7 @@ def random_search(folder, trials=4, *, of=build, **more):
         of,
         "val_loss",
         max_trials=trials,
-        max_epochs=3,
+        max_epochs=6,
         directory=folder,
         project_name="lines",
         **{"seed": 3, **more},
@@ -99,7 +99,7 @@ def test_an_interrupted_study_goes_on_where_it_was(tmp_path, capsys):
     alone = search(random_search(tmp_path / "alone"))
     stopped = search(random_search(tmp_path / "stopped"), callbacks=[StopAt(5)])
     trained = sum(trial.epoch for trial in stopped.trials)
-    assert 0 < trained < 12
+    assert 0 < trained < 24
     again = search(random_search(tmp_path / "stopped"), verbose=1)
     assert f"going on with {tmp_path / 'stopped' / 'lines'}" in capsys.readouterr().out
     same(alone, again)
@@ -259,12 +259,12 @@ def test_bits_that_do_not_come_again_end_the_search(tmp_path, monkeypatch):
         checkpoint.rmdir()
 
     def other(*arguments):
-        pack, results = run_epoch(*arguments)
+        results = end_epoch(*arguments)
         for result in results.values():
             result.metrics["loss"] += 1e-6
-        return pack, results
+        return results
 
-    monkeypatch.setattr("vtune.training.roster.run_epoch", other)
+    monkeypatch.setattr("vtune.training.stretch.end_epoch", other)
     with pytest.raises(vt.StorageError, match="epoch 1 of trial 0: loss was"):
         search(random_search(tmp_path))
 
