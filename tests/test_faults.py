@@ -399,7 +399,13 @@ FULL = {
 
 
 @pytest.mark.parametrize("names", FULL.values(), ids=FULL.keys())
-@pytest.mark.parametrize("begun", [False, True], ids=["new", "going on"])
+@pytest.mark.parametrize(
+    "begun",
+    [
+        pytest.param(False, id="new"),
+        pytest.param(True, marks=pytest.mark.ci, id="going on"),
+    ],
+)
 def test_a_disk_may_be_full(alone, remains, tmp_path, names, begun):
     if begun:
         shutil.copytree(remains[len(remains) // 2], tmp_path / "begun")

@@ -133,6 +133,7 @@ NETWORKS = {
     "nnx lstm": (lambda rngs: NnxLSTM(rngs=rngs), TOKENS),
     "nnx transformer": (NnxTransformer, TOKENS),
 }
+ALWAYS = {"mlp", "cnn", "lstm", "nnx bfloat16", "nnx transformer"}
 
 
 def make(module, optimizer=None, loss: Any = SPARSE, **keywords):
@@ -153,7 +154,13 @@ def train(model, batch, steps):
     return loop(batch)
 
 
-@pytest.mark.parametrize(("module", "x"), NETWORKS.values(), ids=NETWORKS.keys())
+@pytest.mark.parametrize(
+    ("module", "x"),
+    [
+        pytest.param(*case, marks=() if name in ALWAYS else pytest.mark.ci, id=name)
+        for name, case in NETWORKS.items()
+    ],
+)
 def test_networks_learn_and_their_state_keeps_its_form(module, x):
     model, batch = make(module), (x, LABELS)
     assert isinstance(model, Trainable) and isinstance(model, SplitTrainable)

@@ -158,6 +158,7 @@ def test_a_study_that_is_ended_goes_on_with_few_lanes(
         assert decisions(tmp_path / "ended") == decisions(tmp_path / "alone")
 
 
+@pytest.mark.ci
 def test_a_program_that_is_known_to_be_too_large_is_not_tried(tmp_path, monkeypatch):
     sizes = []
     check = trainer.check_size

@@ -104,9 +104,8 @@ def test_64_trials_of_one_shape_are_one_program(lanes, compiles):
     assert compiles == []
 
 
-@pytest.mark.parametrize(
-    ("compiling", "programs"), [(0.0, 2), pytest.param(2.0, 1, marks=pytest.mark.ci)]
-)
+@pytest.mark.ci
+@pytest.mark.parametrize(("compiling", "programs"), [(0.0, 2), (2.0, 1)])
 def test_rungs_need_one_program_for_each_number_of_lanes(
     compiles, monkeypatch, compiling, programs
 ):

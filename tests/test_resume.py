@@ -241,7 +241,7 @@ def test_another_machine_is_named_and_the_study_goes_on(tmp_path, monkeypatch, c
     told = " ".join(capsys.readouterr().out.split())
     assert "cores was '2' and is '96'" in told or "and is '96'" in told
     assert len(again.trials) == 4
-    assert all(trial.epoch == 3 for trial in again.trials)
+    assert all(trial.epoch == 6 for trial in again.trials)
     stored = vt.load_study(tmp_path / "lines")
     assert stored.fingerprint["cores"] == "96"
     assert any("another machine" in text for _, text in stored.events)

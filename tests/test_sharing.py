@@ -118,6 +118,7 @@ def test_widths_together_and_apart_are_the_same_search():
     np.testing.assert_allclose(best.predict(X), same.predict(X), atol=2e-3)
 
 
+@pytest.mark.ci
 def test_what_the_check_finds_wrong_is_kept_apart(monkeypatch):
     from vtune.training import check
     from vtune.training.comparison import Difference

@@ -84,6 +84,7 @@ def test_trials_are_built_before_they_are_asked_for_and_in_the_users_thread():
     assert len(build.threads) <= TRIALS + probes + 6
 
 
+@pytest.mark.ci
 def test_trials_are_the_same_as_without(monkeypatch):
     ahead = search(Build()).trials
     monkeypatch.setattr("vtune.intake.Intake.ahead", lambda self, planned: False)

@@ -419,6 +419,7 @@ def of_functions(patch):
     slicing._fit.cache_clear()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_broken_rule_fails_its_own_test(name, monkeypatch):
     mutation = MUTATIONS[name]

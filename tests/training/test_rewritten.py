@@ -67,15 +67,9 @@ def search(network, form, widths, **more):
     return tuner
 
 
-@pytest.mark.parametrize("form", [pytest.param("vmap", marks=pytest.mark.ci), "map"])
-@pytest.mark.parametrize(
-    "network",
-    [
-        Plain,
-        pytest.param(Separable, marks=pytest.mark.ci),
-        pytest.param(OneDimensional, marks=pytest.mark.ci),
-    ],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("form", ["vmap", "map"])
+@pytest.mark.parametrize("network", [Plain, Separable, OneDimensional])
 def test_a_search_finds_the_same_with_and_without(network, form):
     rewritten = search(network, form, [3, 4])
     traced = search(network, form, [3, 4], rewrites=False)

@@ -18,7 +18,9 @@ KINDS = {
     "two cores": Streams(2, queued=False),
     "an accelerator": Streams(3, queued=True),
 }
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize(
+    "kind", [pytest.param("one core", marks=pytest.mark.ci), *list(KINDS)[1:]]
+)
 
 
 def made(monkeypatch, kind, form="map"):
@@ -143,7 +145,8 @@ def test_an_accelerator_has_an_epoch_before_the_last_one_is_read(monkeypatch):
     monkeypatch.setattr(stretch, "end_epoch", ended)
     assert len(list(together.train(ORDER, 3))) == 3
     assert events.index(("begun", 1)) < events.index(("read", 0))
-    assert events.index(("begun", 2)) < events.index(("read", 0))
+    # But no more than one: whoever is told may want to stop.
+    assert events.index(("begun", 2)) > events.index(("read", 0))
 
 
 def test_who_asks_no_more_leaves_whole_epochs_behind(monkeypatch):
