@@ -12,7 +12,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from vtune.training import compile
-from vtune.training.compile import Ahead, Program, ProgramCache, Request, compile_all
+from vtune.training.ahead import Ahead
+from vtune.training.compile import (
+    Compiling,
+    Program,
+    ProgramCache,
+    Request,
+    compile_all,
+)
 
 
 NUMBER = jax.ShapeDtypeStruct((), np.float32)
@@ -80,6 +87,17 @@ def test_the_results_are_in_the_order_of_the_requests(work):
     assert again == programs
     assert seconds == 0
     assert sorted(work.begun) == [1, 2, 3]
+
+
+def test_what_is_waited_for_is_there_before_the_rest(work):
+    first, second = work.request(1), work.request(2, waits=True)
+    with Compiling([first, second, work.request(1)]) as compiling:
+        (program,) = compiling.programs([first])
+        assert float(program(np.float32(0))) == 1
+        work.go.set()
+        programs = compiling.programs([second, first])
+    assert [float(each(np.float32(0))) for each in programs] == [2, 1]
+    assert compiling.seconds > 0
 
 
 def test_many_threads_that_ask_at_once_compile_once(work, in_threads):
@@ -167,7 +185,7 @@ def test_what_has_not_begun_ahead_is_taken_over(work, ahead, monkeypatch):
 
 @pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (4, 3)])
 def test_one_core_is_left_to_what_cannot_wait(work, ahead, monkeypatch, cores, threads):
-    monkeypatch.setattr(compile, "cores", lambda: cores)
+    monkeypatch.setattr("vtune.training.ahead.cores", lambda: cores)
     requests = [work.request(number, waits=True) for number in range(threads)]
     for request in requests:  # one by one: a thread that is free is used
         ahead.begin([request])
@@ -232,7 +250,8 @@ def test_jax_is_set_ahead_as_it_was_here(work, ahead):
 LEAVING = """
 import threading, time
 import jax, numpy as np
-from vtune.training.compile import Ahead, Request
+from vtune.training.ahead import Ahead
+from vtune.training.compile import Request
 
 begun = threading.Event()
 

@@ -14,7 +14,7 @@ from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.cohort import Cohort
 from vtune.training.comparison import Comparison, Difference
-from vtune.training.compile import Program, compile_all
+from vtune.training.compile import Compiling, Program, Request, compile_all
 from vtune.training.data import DataSet
 from vtune.training.loop import Loop
 from vtune.training.precision import product_rounding
@@ -122,13 +122,15 @@ def compared(
         For each what is wrong, in a sentence, or None.
     """
     wanted = [comparison.requests() for comparison in comparisons]
-    programs, _ = compile_all([r for each in wanted for r in each.values()], report)
-    works = []
-    for comparison, requests in zip(comparisons, wanted):
-        own = dict(zip(requests, programs))
-        programs = programs[len(own) :]
-        works.append(functools.partial(_verdict, comparison, own))
-    return side_by_side(works, streams(jax.default_backend()).threads)
+
+    def verdict(comparison: Comparison, requests: Mapping[str, Request]) -> str | None:
+        programs = compiling.programs(list(requests.values()))
+        return _verdict(comparison, dict(zip(requests, programs)))
+
+    threads = streams(jax.default_backend()).threads
+    with Compiling([r for each in wanted for r in each.values()], report) as compiling:
+        pairs = zip(comparisons, wanted)
+        return side_by_side([functools.partial(verdict, *p) for p in pairs], threads)
 
 
 def _verdict(

@@ -138,103 +138,110 @@ class ProgramCache:
 PROGRAMS = ProgramCache()
 
 
+class Compiling:
+    """Compiles programs side by side in threads; those compiled before cost nothing.
+
+    It is a context, at whose end what has not begun never begins.
+
+    Args:
+        requests: the programs, those first that are needed first.
+        report: is called with a text whenever a program was compiled that is waited
+            for.
+    """
+
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        report: Callable[[str], None] = lambda text: None,
+    ):
+        self._surroundings = Surroundings.here()
+        self._report = report
+        self._lock = threading.Lock()
+        self._known: dict[Hashable, Program | Exception] = {}
+        self._futures: dict[Hashable, concurrent.futures.Future[Program]] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(cores(), "vtune-compile")
+        self._began = self._ended = time.perf_counter()
+        missing: dict[Hashable, Request] = {}
+        for request in requests:
+            if (program := PROGRAMS.get((request.key, self._surroundings))) is not None:
+                self._known[request.key] = program
+            else:
+                missing[request.key] = request
+        if missing:
+            report(_compiling(len(missing)))
+        for key, request in missing.items():
+            future = self._pool.submit(compiled, self._surroundings, request)
+            future.add_done_callback(self._is_done)
+            self._futures[key] = future
+
+    def __enter__(self) -> "Compiling":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    @property
+    def seconds(self) -> float:
+        """The seconds until the last program was compiled, of those that are."""
+        return self._ended - self._began
+
+    def programs(self, requests: Sequence[Request]) -> list[Program | Exception]:
+        """Waits for some of the programs, in any thread.
+
+        Args:
+            requests: which.
+
+        Returns:
+            For each its program, or the exception that compiling it raised.
+        """
+        keys = dict.fromkeys(request.key for request in requests)
+        waiting = {self._futures[k]: k for k in keys if k not in self._known}
+        for future in concurrent.futures.as_completed(waiting):
+            error = future.exception()
+            found: Any = error or future.result()
+            with self._lock:
+                self._known[waiting[future]] = found
+                left = self._futures.keys() - self._known.keys()
+            self._report(_compiling(len(left)))
+        return [self._known[request.key] for request in requests]
+
+    def _is_done(self, future: concurrent.futures.Future[Program]) -> None:
+        self._ended = time.perf_counter()
+
+
 def compile_all(
     requests: Sequence[Request], report: Callable[[str], None] = lambda text: None
 ) -> tuple[list[Program | Exception], float]:
-    """Compiles programs side by side in threads; those compiled before cost nothing.
+    """Compiles programs side by side in threads, and waits for all.
 
     Args:
-        requests: the programs.
-        report: is called with a text whenever a program was compiled.
+        requests, report: as for `Compiling`.
 
     Returns:
         For each request its program, or the exception that compiling it raised, and the
         seconds that compiling took.
     """
-    surroundings = Surroundings.here()
-    keys = [(request.key, surroundings) for request in requests]
-    programs: dict[Hashable, Program | Exception | None]
-    programs = {key: PROGRAMS.get(key) for key in keys}
-    missing = {k: r for k, r in zip(keys, requests) if programs[k] is None}
-    if not missing:
-        return [programs[key] for key in keys], 0.0  # pyright: ignore
-    started = time.perf_counter()
-    report(_compiling(len(missing)))
-    pool = concurrent.futures.ThreadPoolExecutor(cores(), "vtune-compile")
-    try:
-        futures = {
-            pool.submit(_compiled, surroundings, request): key
-            for key, request in missing.items()
-        }
-        for done, future in enumerate(concurrent.futures.as_completed(futures), 1):
-            error = future.exception()
-            programs[futures[future]] = error or future.result()  # pyright: ignore
-            report(_compiling(len(missing) - done))
-    finally:
-        # After Ctrl-C what has not begun never begins.
-        pool.shutdown(cancel_futures=True)
-    return [programs[key] for key in keys], time.perf_counter() - started  # pyright: ignore
+    with Compiling(requests, report) as compiling:
+        programs = compiling.programs(requests)
+    return programs, compiling.seconds
 
 
-class Ahead:
-    """Compiles programs before they are needed, on the cores that are to spare.
+def compiled(surroundings: Surroundings, request: Request) -> Program:
+    """A program, compiled in this thread unless that is done or under way.
 
-    `compile_all` waits for what is under way here, and takes over what has not begun.
+    Args:
+        surroundings: how JAX is set for it.
+        request: the program.
+
+    Raises:
+        Exception: whatever compiling it raises.
     """
-
-    def __init__(self):
-        self._asked: set[Hashable] = set()
-        self._waiting: collections.deque[tuple[Surroundings, Request]]
-        self._waiting = collections.deque()
-        self._threads = 0
-        self._lock = threading.Lock()
-
-    def begin(self, requests: Sequence[Request]) -> None:
-        """Begins to compile programs, and returns at once.
-
-        Args:
-            requests: the programs, those first that are needed first. What was asked
-                for before is left out; what fails is left to `compile_all`.
-        """
-        surroundings = Surroundings.here()
-        with self._lock:
-            for request in requests:
-                if (request.key, surroundings) not in self._asked:
-                    self._asked.add((request.key, surroundings))
-                    self._waiting.append((surroundings, request))
-            spare = max(1, cores() - 1) - self._threads
-            started = min(len(self._waiting), spare)
-            self._threads += started
-        for _ in range(started):
-            threading.Thread(target=self._work, name="vtune-ahead").start()
-
-    def stop(self) -> None:
-        """What has not begun never begins; what is under way is not waited for."""
-        with self._lock:
-            self._asked.clear()
-            self._waiting.clear()
-
-    def _work(self) -> None:
-        while (first := self._next()) is not None:
-            with contextlib.suppress(Exception):
-                _compiled(*first)
-
-    def _next(self) -> tuple[Surroundings, Request] | None:
-        with self._lock:
-            # Python waits for its threads when it ends: then nothing more is begun.
-            if self._waiting and threading.main_thread().is_alive():
-                return self._waiting.popleft()
-            self._threads -= 1
-            return None
+    key = request.key, surroundings
+    return PROGRAMS.compiled(key, lambda: _compile(surroundings, request))
 
 
 def _compiling(left: int) -> str:
     return f"compiling {left} program{'s' * (left != 1)}"
-
-
-def _compiled(surroundings: Surroundings, request: Request) -> Program:
-    key = request.key, surroundings
-    return PROGRAMS.compiled(key, lambda: _compile(surroundings, request))
 
 
 def _compile(surroundings: Surroundings, request: Request) -> Program:

@@ -11,10 +11,12 @@ import numpy as np
 from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.trace import Trace
 from vtune.training.admission import Admission, Do
+from vtune.training.ahead import Ahead
+from vtune.training.arranging import Arranging
 from vtune.training.assignment import Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
-from vtune.training.compile import Ahead, Program, Request, compile_all
+from vtune.training.compile import compile_all
 from vtune.training.data import DataSet
 from vtune.training.device import capacity, device_rule, memory_limit
 from vtune.training.epoch import LaneFunctions
@@ -24,13 +26,12 @@ from vtune.training.loop import Loop
 from vtune.training.member import Member
 from vtune.training.needs import needed
 from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook
-from vtune.training.overflow import Overflow, check_size, overflowed, planned_bytes
-from vtune.training.pack import EpochData, Pack
+from vtune.training.overflow import planned_bytes
+from vtune.training.pack import EpochData
 from vtune.training.plan import Arrangement, Layout, lay_out, shrunk
 from vtune.training.requests import keys_request
 from vtune.training.roster import Arranged, Roster, Trained
 from vtune.training.share import Share
-from vtune.training.slices import assembled
 from vtune.training.statistics import Statistics
 from vtune.training.streams import streams
 from vtune.training.stretch import Halts
@@ -136,7 +137,7 @@ class Trainer:
             planning_seconds=found.planning_seconds,
             checking_seconds=found.checking_seconds,
         )
-        (program,) = self._compile([keys_request()])
+        (program,), _ = compile_all([keys_request()])
         if isinstance(program, Exception):
             raise program
         for number, trace in traces.items():
@@ -199,39 +200,25 @@ class Trainer:
             (self._first_batch, *self._data),
             self._platform,
         )
-        programs = dict(zip(requests, self._compile(list(requests.values()))))
         for (kind, number), request in requests.items():
             if kind not in ("init", "orders"):
                 self._programs.setdefault(request.key, number)
         self.statistics = dataclasses.replace(
             self.statistics, training_programs=len(self._programs)
         )
-        failures: dict[int, Exception] = {}
-        overflows: list[Overflow] = []
-        packs: list[Pack] = []
-        for number, (members, arrangement) in layout.items():
-            cohort, program = self.cohorts[number], None
-            own = [kind for kind, n in requests if n == number and kind != "init"]
-            parts = {kind: programs[kind, number] for kind in own}
-            try:
-                functions = self._functions(number, arrangement)
-                program = assembled(parts, functions, arrangement, self._platform)
-                check_size(program.bytes, self._memory, arrangement.lanes)
-                found = self._roster.initialise(
-                    members, cohort, programs, self._first_batch
-                )
-                healthy = [trial for trial in members if trial not in found]
-                packs += self._roster.place(healthy, cohort, program, arrangement)
-                failures |= found
-            except Exception as error:
-                self._roster.unload(cohort)
-                lanes = arrangement.lanes
-                overflow = overflowed(number, lanes, members, program, error)
-                overflows += [overflow] if overflow else []
-                failures |= {} if overflow else dict.fromkeys(members, error)
+        arranging = Arranging(
+            self._roster,
+            self.cohorts,
+            self._functions,
+            self._first_batch,
+            self._memory,
+            self._platform,
+        )
+        arranged, packs, seconds = arranging.run(layout, requests, self._report)
+        self.statistics = self.statistics.plus(compiling_seconds=seconds)
         self._roster.keep(packs, trials)
         self._compile_ahead(layout)
-        return Arranged(failures, tuple(overflows))
+        return arranged
 
     def train(
         self, trials: Sequence[int], epochs: int = 1, halts: Halts = Halts()
@@ -287,8 +274,3 @@ class Trainer:
             later = self._laid_out(numbers)
             requests = needed(later, self._functions, {}, data, self._platform)
             self._ahead.begin(list(requests.values()))
-
-    def _compile(self, requests: Sequence[Request]) -> list[Program | Exception]:
-        programs, seconds = compile_all(requests, self._report)
-        self.statistics = self.statistics.plus(compiling_seconds=seconds)
-        return programs
