@@ -50,7 +50,7 @@ class Work:
                 raise FloatingPointError(f"number {number}")
             return x + number
 
-        return Request(("test", id(self), number), function, (NUMBER,), quick=True)
+        return Request(("test", self, number), function, (NUMBER,), quick=True)
 
     def wait_for(self, count: int) -> None:
         with self.news:
