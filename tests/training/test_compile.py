@@ -235,7 +235,7 @@ def test_a_failure_ahead_is_told_by_whoever_needs_the_program(work, ahead):
 def test_jax_is_set_ahead_as_it_was_here(work, ahead):
     def request():
         return Request(
-            ("test", id(work), "x64"), lambda: jnp.sin(jnp.arange(3.0)), (), quick=True
+            ("test", work, "x64"), lambda: jnp.sin(jnp.arange(3.0)), (), quick=True
         )
 
     with jax.enable_x64(True):

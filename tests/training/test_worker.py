@@ -53,6 +53,37 @@ def test_what_work_raises_is_raised_here(worker, kind):
         worker.do(work, lambda: False)
 
 
+def test_news_are_heard_at_once_however_long_the_pause_is(worker, monkeypatch):
+    monkeypatch.setattr("vtune.training.worker._PAUSE", 60.0)
+    heard = threading.Event()
+
+    def work():
+        for _ in range(3):
+            heard.clear()
+            worker.wake()
+            assert heard.wait(30)
+
+    def meanwhile():
+        heard.set()
+        return False
+
+    worker.do(work, meanwhile)
+
+
+def test_work_can_see_that_it_is_not_wanted_any_more(worker):
+    def work():
+        deadline = time.monotonic() + 30
+        while not worker.is_abandoned:
+            assert time.monotonic() < deadline
+
+    def meanwhile():
+        raise ValueError("reason")
+
+    with pytest.raises(ValueError, match="reason"):
+        worker.do(work, meanwhile)
+    assert worker.do(lambda: not worker.is_abandoned, lambda: False)
+
+
 def test_what_meanwhile_raises_waits_for_the_work(worker):
     done = []
 
