@@ -9,7 +9,7 @@ import pytest
 import vtune as vt
 from tests import searching
 from vtune.journal import Journal
-from vtune.training import device, plan, trainer
+from vtune.training import arranging, device, plan, trainer
 from vtune.training.compile import Program
 from vtune.training.epoch import LaneInputs
 
@@ -161,13 +161,13 @@ def test_a_study_that_is_ended_goes_on_with_few_lanes(
 @pytest.mark.ci
 def test_a_program_that_is_known_to_be_too_large_is_not_tried(tmp_path, monkeypatch):
     sizes = []
-    check = trainer.check_size
+    check = arranging.check_size
 
     def watched(needed, most, lanes):
         sizes.append((needed, lanes))
         check(needed, most, lanes)
 
-    monkeypatch.setattr(trainer, "check_size", watched)
+    monkeypatch.setattr(arranging, "check_size", watched)
     searching.search(searching.tuner(tmp_path / "all", "vmap"))
     most = max(lanes for _, lanes in sizes)
     large = min(size for size, lanes in sizes if lanes == most)
