@@ -172,7 +172,7 @@ def test_what_is_under_way_ahead_is_waited_for(work, ahead, in_threads):
 
 
 def test_what_has_not_begun_ahead_is_taken_over(work, ahead, monkeypatch):
-    monkeypatch.setattr(compile, "cores", lambda: 1)
+    monkeypatch.setattr("vtune.training.ahead.cores", lambda: 1)
     ahead.begin([work.request(1, waits=True), work.request(2), work.request(3)])
     work.wait_for(1)
     compile_all([work.request(3)])
@@ -198,7 +198,7 @@ def test_one_core_is_left_to_what_cannot_wait(work, ahead, monkeypatch, cores, t
 
 
 def test_what_was_asked_for_before_is_not_begun_again(work, ahead, monkeypatch):
-    monkeypatch.setattr(compile, "cores", lambda: 1)
+    monkeypatch.setattr("vtune.training.ahead.cores", lambda: 1)
     ahead.begin([work.request(1, waits=True)])
     work.wait_for(1)
     for _ in range(3):
@@ -210,7 +210,7 @@ def test_what_was_asked_for_before_is_not_begun_again(work, ahead, monkeypatch):
 
 
 def test_a_stop_ends_what_has_not_begun_and_keeps_the_rest(work, ahead, monkeypatch):
-    monkeypatch.setattr(compile, "cores", lambda: 1)
+    monkeypatch.setattr("vtune.training.ahead.cores", lambda: 1)
     ahead.begin([work.request(1, waits=True), work.request(2)])
     work.wait_for(1)
     ahead.stop()
