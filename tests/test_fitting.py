@@ -88,7 +88,8 @@ def test_the_seed_decides_and_nothing_else():
     np.testing.assert_array_equal(outputs, same_outputs)
 
 
-@pytest.mark.parametrize("lanes", [pytest.param("vmap", marks=pytest.mark.ci), "map"])
+@pytest.mark.ci
+@pytest.mark.parametrize("lanes", ["vmap", "map"])
 def test_a_model_of_a_trial_repeats_its_epochs(lanes):
     def build(hp):
         rate = hp.Float("rate", 1e-3, 1e-1, sampling="log")

@@ -550,7 +550,8 @@ def best_state(tuner):
     return tuner.get_best_models()[0].params
 
 
-@pytest.mark.parametrize("lanes", [pytest.param("vmap", marks=pytest.mark.ci), "map"])
+@pytest.mark.ci
+@pytest.mark.parametrize("lanes", ["vmap", "map"])
 def test_the_same_seed_gives_the_same_bits_in_another_process_too(lanes, tmp_path):
     first = digest(repeatable(lanes, 0))
     assert digest(repeatable(lanes, 0)) == first
