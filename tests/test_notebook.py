@@ -49,6 +49,7 @@ def test_the_example_runs_from_the_command_line_into_a_pipe(source, tmp_path):
     assert "\x1b" not in text and "\r" not in text
 
 
+@pytest.mark.ci
 @lengths
 def test_the_example_runs_in_a_notebook(source, tmp_path, monkeypatch):
     monkeypatch.setenv("JUPYTER_PLATFORM_DIRS", "1")

@@ -28,7 +28,7 @@ def run(script, *flags, folder):
     [
         ("tutorial.py", "Trained for"),
         pytest.param("depth.py", "of training", marks=pytest.mark.ci),
-        ("regularization.py", "accuracy"),
+        pytest.param("regularization.py", "accuracy", marks=pytest.mark.ci),
     ],
 )
 def test_an_experiment_runs(script, last_words, tmp_path):

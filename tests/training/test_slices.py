@@ -32,11 +32,9 @@ def test_epochs_of_equal_slices_need_one_program_for_them():
     assert slice_lengths(1877, 0.01) == (200,) * 9 + (77,)
 
 
-@pytest.mark.parametrize("form", [pytest.param("vmap", marks=pytest.mark.ci), "map"])
-@pytest.mark.parametrize(
-    "name",
-    ["MLP", *[pytest.param(n, marks=pytest.mark.ci) for n in ("CNN", "attention")]],
-)
+@pytest.mark.ci
+@pytest.mark.parametrize("form", ["vmap", "map"])
+@pytest.mark.parametrize("name", ["MLP", "CNN", "attention"])
 def test_slices_change_no_bit(name, form, monkeypatch):
     whole = trained(name, form, [0, 1])
     monkeypatch.setattr(slices, "slice_lengths", lambda steps, seconds: (2, 2))
