@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import threading
 import time
 
 import pytest
@@ -155,3 +156,26 @@ def test_who_asks_no_more_leaves_whole_epochs_behind(monkeypatch):
     next(rounds)
     rounds.close()
     assert states(together)[WATCHED] in [found[WATCHED] for found, _ in one_by_one()]
+
+
+def test_what_was_sent_off_after_a_failure_counts_for_nothing(monkeypatch):
+    together = made(monkeypatch, "an accelerator")
+    begin, end, begun = stretch.begin_epoch, stretch.end_epoch, threading.Event()
+
+    def watched(pack, epochs, *more):
+        running = begin(pack, epochs, *more)
+        if WATCHED in pack.trials and epochs[WATCHED] == 1:
+            begun.set()
+        return running
+
+    def failing(running, names):
+        if WATCHED in running.pack.trials and running.epochs[WATCHED] == 0:
+            assert begun.wait(30)
+            raise RuntimeError("no")
+        return end(running, names)
+
+    monkeypatch.setattr(stretch, "begin_epoch", watched)
+    monkeypatch.setattr(stretch, "end_epoch", failing)
+    first, *later = together.train(ORDER, 5)
+    assert first.results[WATCHED].failure is not None
+    assert later and all(WATCHED not in each.results for each in later)

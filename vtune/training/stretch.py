@@ -127,9 +127,11 @@ class Stretch:
                 item, turn, what = outcome
                 found[turn][item] = what
             while done < len(found) and left and (left <= found[done].keys()):
-                yield found[done], turns.rounds - done - 1
+                # What was sent off before a failure was known counts for nothing.
+                some = {item: found[done][item] for item in left}
+                yield some, turns.rounds - done - 1
                 turns.tell()
-                left = _healthy(found[done], left)
+                left = _healthy(some, left)
                 done += 1
         for number, some in enumerate(found[done:], done):
             if some := {item: some[item] for item in left if item in some}:
