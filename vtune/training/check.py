@@ -125,19 +125,20 @@ def compared(
 
     def verdict(comparison: Comparison, requests: Mapping[str, Request]) -> str | None:
         programs = compiling.programs(list(requests.values()))
-        return _verdict(comparison, dict(zip(requests, programs)))
+        return _verdict(comparison, dict(zip(requests, programs)), own)
 
     threads = streams(jax.default_backend()).threads
+    own = max(1, threads // max(1, len(comparisons)))
     with Compiling([r for each in wanted for r in each.values()], report) as compiling:
         pairs = zip(comparisons, wanted)
         return side_by_side([functools.partial(verdict, *p) for p in pairs], threads)
 
 
 def _verdict(
-    comparison: Comparison, programs: Mapping[str, Program | Exception]
+    comparison: Comparison, programs: Mapping[str, Program | Exception], threads: int
 ) -> str | None:
     try:
-        worst = wrong(comparison.differences(programs))
+        worst = wrong(comparison.differences(programs, threads))
     except Exception as error:
         return f"it could not be compared with the trial alone: {error}"
     return worst and (

@@ -1,7 +1,8 @@
 """A trial inside its envelope beside the same trial alone, on real batches."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -27,6 +28,7 @@ from vtune.training.step import (
     wide_constants,
     wide_step_request,
 )
+from vtune.training.streams import side_by_side
 
 
 # An update may differ by this much of its largest entry: where a tanh is saturated, the
@@ -114,12 +116,13 @@ class Comparison:
     # What overflows or is not finite is a result to be compared, no error.
     @np.errstate(all="ignore")
     def differences(
-        self, compiled: Mapping[str, Program | Exception]
+        self, compiled: Mapping[str, Program | Exception], threads: int = 1
     ) -> tuple[Difference, ...]:
         """The largest differences of all steps, by leaf and metric.
 
         Args:
             compiled: what was asked for by `requests`.
+            threads: from how many starts it is trained at a time.
 
         Raises:
             Exception: if there is one in place of a program, or running one raises it.
@@ -139,7 +142,8 @@ class Comparison:
             errors = self._leaf_errors(self._narrow(wide), initial, initial)
             for path, error in zip(trace.state_paths, errors):
                 found.append(Difference(f"initial {path}", error, 0.0, 1e-5))
-        steps = list(self._steps(programs, initial))
+        starts = [functools.partial(self._steps, programs, initial, s) for s in STARTS]
+        steps = [step for some in side_by_side(starts, threads) for step in some]
         names = [f"train {name}" for name in trace.train_metrics]
         names += [f"eval {name}" for name in trace.eval_metrics]
         for part, what, tolerance in (
@@ -155,29 +159,31 @@ class Comparison:
                 found.append(Difference(name, float(error), float(rounding), tolerance))
         return tuple(found)
 
+    @np.errstate(all="ignore")
     def _steps(
-        self, programs: Mapping[str, Program], initial: HostState
-    ) -> Iterator[dict[str, list[float]]]:
-        """The errors of each step from each start."""
-        steps = len(jax.tree.leaves(self.batches)[0])
+        self, programs: Mapping[str, Program], initial: HostState, start: str
+    ) -> list[dict[str, list[float]]]:
+        """The errors of each step from a start."""
+        count = len(jax.tree.leaves(self.batches)[0])
         # The keys of the steps are those of trials that do not exist.
-        keys = [self._keys(programs, 1 + number).step for number in range(steps)]
-        for name in STARTS:
-            state = self._start(initial, name)
-            for number, key in enumerate(keys):
-                state, errors = self._step(programs, state, self._batch(number), key)
-                yield errors
+        keys = [self._keys(programs, 1 + number).step for number in range(count)]
+        state, found = self._start(initial, start), []
+        for number, key in enumerate(keys):
+            # An evaluation may take many times as long as a step.
+            rest = (self.evaluated, np.bool_(number == count - 1), key)
+            state, errors = self._step(programs, state, self._batch(number), rest)
+            found.append(errors)
+        return found
 
     def _step(
-        self, programs: Mapping[str, Program], state: HostState, batch: Any, key: Any
+        self, programs: Mapping[str, Program], state: HostState, batch: Any, rest: Any
     ) -> tuple[HostState, dict[str, list[float]]]:
         """The state after the trial's own step, and the errors of the other."""
-        widening, trace, evaluated = self.widening, self.trace, self.evaluated
+        widening, trace = self.widening, self.trace
 
         def alone(state: Any, batch: Any) -> Any:
-            constants = own_constants(widening, trace, evaluated)
-            result = programs["own step"](constants, state, batch, evaluated, key)
-            return jax.device_get(result)
+            constants = own_constants(widening, trace, self.evaluated)
+            return jax.device_get(programs["own step"](constants, state, batch, *rest))
 
         after, metrics = alone(state, batch)
         rounded = self._noisy(state)
@@ -186,9 +192,8 @@ class Comparison:
         noisy_after, noisy_metrics = alone(
             rounded, jax.tree.unflatten(tree, rounded_leaves)
         )
-        constants = wide_constants(widening, trace, evaluated)
-        before, evaluated_state = self._wide(state), self._wide(after)
-        inputs = (before, evaluated_state, batch, evaluated, key)
+        constants = wide_constants(widening, trace, self.evaluated)
+        inputs = (self._wide(state), self._wide(after), batch, *rest)
         wide, found = jax.device_get(
             programs["wide step"](constants, self._sizes, *inputs)
         )
