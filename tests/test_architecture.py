@@ -18,17 +18,17 @@ PACKAGE = ROOT / "vtune"
 # From the bottom up: a layer sees those below it, never one beside it. A module whose
 # name is not here is a new layer and has to be given its place.
 LEVELS = (
-    {"trial", "failure", "interruption", "components"},
+    {"trial", "failure", "interruption", "garbage", "components"},
     {"parameters", "history", "callbacks", "foresight"},
     {"hyperparameters"},
     {"search", "reporting", "fusion", "storage"},
     {"proposal", "training", "observer"},
-    {"fitting", "journal", "past"},
+    {"fitting", "journal", "past", "points"},
     {"model"},
     {"hypermodel", "intake", "shrinking"},
     {"sharing", "configuration", "resumption"},
     {"ledger", "persistence", "stored"},
-    {"epochs"},
+    {"epochs", "kept"},
     {"study"},
     {"preparation"},
     {"tuner"},

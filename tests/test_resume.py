@@ -14,7 +14,7 @@ import pytest
 import vtune as vt
 from tests import searching
 from tests.searching import StopAt
-from vtune.training import fingerprint
+from vtune.training import fingerprint, trainer
 from vtune.training.pack import end_epoch
 
 
@@ -53,10 +53,9 @@ def random_search(folder, trials=4, *, of=build, **more):
         of,
         "val_loss",
         max_trials=trials,
-        max_epochs=6,
         directory=folder,
         project_name="lines",
-        **{"seed": 3, **more},
+        **{"max_epochs": 6, "seed": 3, **more},
     )
 
 
@@ -357,3 +356,27 @@ def test_sigterm_stops_cleanly(tmp_path):
     assert study.contents.checkpoints[-1].sequence >= last
     tuner = searching.search(searching.tuner(tmp_path, "map"))
     assert all(t.status is not vt.TrialStatus.RUNNING for t in tuner.trials)
+
+
+def test_what_was_seen_coming_is_seen_coming_again(tmp_path, monkeypatch):
+    # The one large state comes late; so few trials have room beside it.
+    monkeypatch.setattr(trainer, "capacity", lambda *known: 240 // max(4, known[-1]))
+
+    def rarely_large(hp):
+        rate = hp.Float("rate", 1e-3, 0.5, sampling="log")
+        return Line(rate, 3 if rate > 0.45 else 1)
+
+    def one(folder):
+        return random_search(folder, 50, of=rarely_large, max_epochs=2, seed=15)
+
+    alone = search(one(tmp_path / "alone"))
+    sizes = [3 if trial.values["rate"] > 0.45 else 1 for trial in alone.trials]
+    assert 3 in sizes and 3 not in sizes[:40]
+    search(one(tmp_path / "stopped"), callbacks=[StopAt(1)])
+    same(alone, search(one(tmp_path / "stopped")))
+    assert starts(tmp_path / "alone") == starts(tmp_path / "stopped") == [20, 20, 10]
+
+
+def starts(folder):
+    decisions = vt.load_study(folder / "lines").contents.decisions
+    return [len(each.trials) for each in decisions if each.kind == "start"]

@@ -102,6 +102,19 @@ def test_a_promoted_trial_goes_on_as_if_nothing_had_happened():
             )
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the rule of a CPU")
+def test_all_trials_that_have_room_begin_at_once():
+    begun = []
+
+    class Counting:
+        def on_epoch_end(self, trial, epoch, metrics):
+            begun.append(len(tuner.trials))
+
+    tuner = random_search(max_trials=40)
+    search(tuner, callbacks=[Counting()])
+    assert set(begun) == {40}
+
+
 def test_grid_search_takes_every_combination_in_order():
     def grid(hp):
         momentum = hp.Choice("momentum", [0.0, 0.9])
@@ -240,6 +253,18 @@ def test_three_failures_in_a_row_end_the_search():
     assert "KeyError: 'gone'" in str(caught.value)
     assert isinstance(caught.value.__cause__, KeyError)
     assert [t.status for t in tuner.trials[2:]] == [TrialStatus.FAILED] * 3
+
+
+def test_whoever_can_build_nothing_hears_so_soon():
+    asked = []
+
+    def never(hp):
+        asked.append(hp.Float("rate", 0.0, 1.0))
+        raise KeyError("gone")
+
+    with pytest.raises(vt.SearchError, match="Trials 0 to 2 failed"):
+        search(random_search(never, max_trials=1000))
+    assert len(asked) == 3
 
 
 def test_two_failures_in_a_row_do_not():

@@ -1,33 +1,29 @@
 """New trials: a configuration, what `build` made of it, and its trace."""
 
 import collections
-import contextlib
 import dataclasses
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vtune.foresight import Foresight, foresight
-from vtune.fusion.envelope import envelope_values
 from vtune.fusion.trace import Trace
 from vtune.hyperparameters import HyperParameters
 from vtune.model import Model
-from vtune.parameters import Choice, Parameter
-from vtune.proposal import Build, Horizon, propose, realise
-from vtune.search.sampler import RandomSampler, Sampler, configuration_key
+from vtune.points import Points
+from vtune.proposal import Build, Horizon, propose
+from vtune.search.sampler import Sampler, configuration_key
 from vtune.training.data import DataSet
 from vtune.training.outlook import Outlook
-from vtune.trial import Objective, Trainable, Value
+from vtune.trial import Objective, Trainable
 
-
-# Points of the space that are traced only to see which constants differ.
-_PROBES = 4
-_FIRST_PROBE = 2**31
 
 # Trials that are traced before they are asked for: more than start together on a large
 # device, and few enough to be kept in memory.
 _MOST_AHEAD = 256
+
+# So many that cannot be built, and none that can, are no accident.
+_HOPELESS = 3
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -70,6 +66,7 @@ class Intake:
         self.exhausted = False
         self.seconds = 0.0
         self._build = build
+        self._points = Points(build, horizon, self._trace)
         self._sampler = sampler
         self._horizon = horizon
         self._objective = objective
@@ -169,6 +166,27 @@ class Intake:
         known = sum(isinstance(newcomer, Newcomer) for newcomer in self._ahead)
         return dataclasses.replace(sight, coming=min(sight.coming, known))
 
+    def look(self, total: int | None, go_on: Callable[[], bool]) -> int:
+        """Traces those that come first before any of them is asked for.
+
+        Args:
+            total, go_on: as for `foresee`.
+
+        Returns:
+            The bytes of the largest state among those that can be trained.
+        """
+
+        def hopeful() -> bool:
+            # Nobody waits for all of them to hear that none can be built.
+            return go_on() and (len(self._ahead) < _HOPELESS or bool(self._states()))
+
+        self.foresee(total, hopeful)
+        return max(self._states(), default=0)
+
+    def _states(self) -> list[int]:
+        several = [n for n in self._ahead if isinstance(n, Newcomer)]
+        return [n.trace.state_bytes for n in several if n.trace is not None]
+
     def outlook(self, sight: Foresight) -> Outlook:
         """The traces of what is yet to start.
 
@@ -192,26 +210,6 @@ class Intake:
         others = self._probe() if sight.probed else []
         return Outlook(coming, others, sight.weight, self._largest)
 
-    def _probe(self) -> list[Trace]:
-        """Traces of further points of the space, which show what may still differ."""
-        if self._probes is None:
-            started = time.perf_counter()
-            self._probes = self._probed()
-            self.seconds += time.perf_counter() - started
-        return self._probes
-
-    def _probed(self) -> list[Trace]:
-        sampler = RandomSampler(self._horizon.seed)
-        traces = []
-        for number in range(_FIRST_PROBE, _FIRST_PROBE + _PROBES):
-            proposal = propose(self._build, sampler, number, (), set(), self._horizon)
-            if proposal is not None and proposal.trainable is not None:
-                # A point that cannot be trained is nobody's concern: it is no trial.
-                with contextlib.suppress(ValueError):
-                    trace, _ = self._trace(proposal.trainable)
-                    traces += [] if trace is None else [trace]
-        return traces
-
     def envelope(self, numbers: Sequence[int]) -> Trace | None:
         """Traces what `build` makes of the largest values of some trials.
 
@@ -219,49 +217,20 @@ class Intake:
             numbers: the trials.
 
         Returns:
-            The trace, which may turn out to be no envelope of them; None if there is
-            no such trial.
+            As `Points.envelope`.
         """
-        values = envelope_values([self._drawn[n].values for n in numbers])
-        return None if values is None else self._trace_of(values)
-
-    def _trace_of(self, values: Mapping[str, Value]) -> Trace | None:
-        hyperparameters = HyperParameters(
-            values,
-            steps_per_epoch=self._horizon.steps_per_epoch,
-            max_epochs=self._horizon.max_epochs,
-        )
-        proposal = realise(self._build, hyperparameters)
-        if proposal.trainable is None:
-            return None
-        with contextlib.suppress(ValueError):
-            return self._trace(proposal.trainable)[0]
-        return None
+        return self._points.envelope([self._drawn[number] for number in numbers])
 
     def _largest(self, numbers: Sequence[int]) -> tuple[Trace, int] | None:
-        """Traces the largest trial that may come of those that differ as some do.
+        return self._points.largest([self._drawn[number] for number in numbers])
 
-        Args:
-            numbers: the trials.
-
-        Returns:
-            The trace, which has in place of each whole number in which the trials
-            differ the largest of its range, and in how many it is larger than in all
-            of them; None if there is no larger one.
-        """
-        known = [self._drawn[number] for number in numbers]
-        values = envelope_values([hp.values for hp in known])
-        if values is None:
-            return None
-        raised = {}
-        for parameter in known[0].parameters:
-            found = {hp.values.get(parameter.name) for hp in known}
-            numbers = [value for value in found if type(value) is int]
-            if len(numbers) == len(found) > 1:
-                limit = _largest(parameter)
-                raised |= {parameter.name: limit} if limit > max(numbers) else {}
-        trace = self._trace_of(values | raised) if raised else None
-        return None if trace is None else (trace, len(raised))
+    def _probe(self) -> list[Trace]:
+        """Traces of further points of the space, which show what may still differ."""
+        if self._probes is None:
+            started = time.perf_counter()
+            self._probes = self._points.probed()
+            self.seconds += time.perf_counter() - started
+        return self._probes
 
     def _trace(self, trainable: Trainable) -> tuple[Trace | None, Exception | None]:
         try:
@@ -290,10 +259,3 @@ class Intake:
             f"The objective {self._objective.name!r} is not among the metrics of an "
             f"epoch: {', '.join(names)}."
         )
-
-
-def _largest(parameter: Parameter) -> int:
-    """The largest whole number that a hyperparameter takes."""
-    last = parameter.from_unit(math.nextafter(1, 0))
-    values = parameter.values if isinstance(parameter, Choice) else [last]
-    return max(value for value in values if type(value) is int)

@@ -8,10 +8,12 @@ from vtune import history
 from vtune.configuration import StudyConfig
 from vtune.epochs import Epochs
 from vtune.fusion.trace import Trace
+from vtune.garbage import THRESHOLD
 from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake
 from vtune.interruption import Interruption
 from vtune.journal import Journal
+from vtune.kept import Kept
 from vtune.ledger import Ledger
 from vtune.observer import Announcer, Observer
 from vtune.past import Past
@@ -27,13 +29,13 @@ from vtune.search.schedule import (
 )
 from vtune.shrinking import Shrinking
 from vtune.training.data import DataSet
-from vtune.training.lanes import HostState, to_tree
+from vtune.training.lanes import to_tree
 from vtune.training.loop import Loop, tracer
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.training.worker import Worker
-from vtune.trial import Trainable, Trial, rank
+from vtune.trial import Trainable, Trial
 
 
 Result = TypeVar("Result")
@@ -59,7 +61,6 @@ class Study:
         journal: Journal,
     ):
         self.config = config
-        self.models: dict[int, HostState] = {}
         self.interrupted, self._arranged, self._phase = False, True, ""
         self._journal = journal
         self._to_trace = tracer(loop, *data)
@@ -85,6 +86,7 @@ class Study:
         objective, steps = config.objective, loop.steps_per_epoch
         self._announcer = Announcer(objective, config.schedule.plan, steps)
         self._ledger = Ledger(objective, journal, self._announcer)
+        self.kept = Kept(self._trainer, self._ledger, objective, config.keep_models)
         self._shrinking = Shrinking(self._trainer, journal, self._show)
         self._epochs = Epochs(
             self._trainer,
@@ -126,7 +128,7 @@ class Study:
             number: the trial.
             trainable: what `build` makes of its values.
         """
-        return to_tree(self.models[number], self._to_trace(trainable))
+        return to_tree(self.kept.models[number], self._to_trace(trainable))
 
     def take_up(self, past: Past) -> bool:
         """Goes on where a checkpoint was written: `run` does.
@@ -143,7 +145,7 @@ class Study:
         if complete:
             self._ledger.trials = past.trials(objective)
             self._intake.hyperparameters = past.hyperparameters(self.config.seed)
-            self.models = dict(past.models)
+            self.kept.models = dict(past.models)
             self._journal.close()
         return complete
 
@@ -156,7 +158,7 @@ class Study:
         for number in history.in_lanes(self.trials):
             epoch = self.trials[number].epoch
             self._trainer.restore(number, past.states[number], epoch)
-        self.models = dict(past.models)
+        self.kept.models = dict(past.models)
         self._arranged = False
 
     def run(self, observer: Observer) -> None:
@@ -174,10 +176,9 @@ class Study:
         self._announcer.begin(observer)
         self._worker = Worker()
         # Those that go on have other weights when they end.
-        for number in history.in_lanes(self.trials):
-            self.models.pop(number, None)
+        self.kept.forget(history.in_lanes(self.trials))
         try:
-            with Interruption() as self._interruption:
+            with THRESHOLD.raised(), Interruption() as self._interruption:
                 if self._past is not None:
                     self._resume(self._past)
                     self._past = None
@@ -193,7 +194,7 @@ class Study:
             try:
                 self._journal.close()
             finally:
-                self._keep_models([t for t in self.trials if t.score is not None])
+                self.kept.keep([t for t in self.trials if t.score is not None])
                 self._show("", finished=True)
         if self._interruption.terminated:
             raise SystemExit(128 + signal.SIGTERM)
@@ -201,7 +202,7 @@ class Study:
     def _step(self) -> bool:
         """Decides, and trains; False when there is nothing left to do."""
         schedule, exhausted = self.config.schedule, self._intake.exhausted
-        most = self._trainer.capacity
+        most = self._capacity()
         actions = schedule.next(self.trials, exhausted=exhausted, capacity=most)
         self._decide(actions)
         if actions or not self._arranged:
@@ -215,11 +216,18 @@ class Study:
             self._save()
         return bool(actions) or training
 
+    def _capacity(self) -> int:
+        """How many trials are worth training at a time."""
+        if not self.trials:
+            total = self.config.schedule.total_trials
+            self._trainer.expect(self._intake.look(total, self._may_trace))
+        return self._trainer.capacity
+
     def _save(self) -> None:
         """Begins to write a checkpoint."""
         if self._journal.kept:
             lanes = self._trainer.states(history.in_lanes(self.trials))
-            self._journal.checkpoint(lanes, self.models)
+            self._journal.checkpoint(lanes, self.kept.models)
 
     def _decide(self, actions: Sequence[Action]) -> None:
         """Carries out what the schedule wants."""
@@ -227,7 +235,7 @@ class Study:
             if isinstance(action, Promote):
                 self._ledger.promote(action)
             elif isinstance(action, Stop):
-                self._keep_models([self.trials[number] for number in action.trials])
+                self.kept.keep([self.trials[number] for number in action.trials])
                 self._ledger.stop(action)
         if starts := [action for action in actions if isinstance(action, Start)]:
             self._start(starts)
@@ -262,14 +270,6 @@ class Study:
             for number, error in arranged.failures.items():
                 self._ledger.fail(number, error, "arranging")
             self._arranged = arranged.is_whole
-
-    def _keep_models(self, trials: Sequence[Trial]) -> None:
-        """Takes the states of those among some trials that belong to the best."""
-        known = {t.number: t for t in trials} | {n: self.trials[n] for n in self.models}
-        best = rank([*known.values()], self.config.objective)[: self.config.keep_models]
-        wanted = [t.number for t in best if t.number not in self.models]
-        found = self._trainer.states(wanted) | self.models
-        self.models = {t.number: found[t.number] for t in best if t.number in found}
 
     def _beside(self, work: Callable[[], Result]) -> Result:
         """Does something in the worker's thread; the next trials are traced here."""

@@ -186,9 +186,7 @@ class Tuner:
         study = self._study
         if study is None:
             return []
-        best = [
-            trial for trial in self._best(num_models) if trial.number in study.models
-        ]
+        best = [t for t in self._best(num_models) if t.number in study.kept.models]
         return [self._model(study, trial.number) for trial in best]
 
     def results_summary(self, num_trials: int = 10) -> ResultsSummary:

@@ -100,6 +100,14 @@ class Trainer:
         """How many trials are worth training at a time."""
         return capacity(device_rule(self._platform), self._memory, self._state_bytes)
 
+    def expect(self, state_bytes: int) -> None:
+        """Reckons with states of so many bytes, before a trial is admitted.
+
+        Args:
+            state_bytes: those of the largest trial that is known to start.
+        """
+        self._state_bytes = max(self._state_bytes, state_bytes)
+
     @property
     def cohorts(self) -> tuple[Cohort, ...]:
         """All cohorts, by number."""
@@ -144,7 +152,8 @@ class Trainer:
             keys = jax.device_get(program(self._seed, np.int32(number)))
             member = Member(trace, self._admission.chosen[number], keys)
             self._roster.enter(number, member)
-            self._state_bytes = max(self._state_bytes, trace.state_bytes)
+        several = (*traces.values(), *outlook.coming.values())
+        self.expect(max((trace.state_bytes for trace in several), default=0))
         return found.apart
 
     def restore(self, number: int, state: HostState, epoch: int) -> None:
