@@ -153,6 +153,18 @@ def test_the_benchmark_of_peers_compares_all(tmp_path):
 
 
 @pytest.mark.ci
+def test_the_benchmark_of_exact_shapes_trains_the_same_trials(tmp_path):
+    found, _ = run("exact.py", "--dataset", "digits", folder=tmp_path)
+    assert [row["space"] for row in found["rows"]] == ["tutorial", "depth"]
+    for row in found["rows"]:
+        assert row["ratio"] == row["by_hand"] / row["vtune"] > 0
+        assert row["shapes"] <= row["trials"] < row["epochs"]
+        # Another order of the data, or other initial weights, would be far from that.
+        for ours, theirs in row["losses"].values():
+            assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.ci
 def test_the_benchmark_of_convolutions_compares_both_sides(tmp_path):
     flags = ("--trials", "0", "--networks", "separable", "1-D")
     found, _ = run("cnn.py", *flags, folder=tmp_path)
