@@ -103,6 +103,6 @@ class Arranging:
             check_size(program.bytes, self.memory, arrangement.lanes)
             return self.roster.place(members, cohort, program, arrangement)
         except Exception as error:
-            self.roster.unload(cohort)
+            self.roster.unload(cohort, members)
             lanes = arrangement.lanes
             return overflowed(number, lanes, members, program, error) or error

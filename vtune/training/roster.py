@@ -162,18 +162,19 @@ class Roster:
         old = [pack for pack in self._packs if pack.cohort == cohort.number]
         if still_fits(old, members, arrangement):
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
-        self.unload(cohort)
+        self.unload(cohort, members)
         entries = {n: self._members[n].in_lane(cohort.widening) for n in members}
         return packed(cohort.number, program, arrangement, entries)
 
-    def unload(self, cohort: Cohort) -> None:
+    def unload(self, cohort: Cohort, trials: Collection[int]) -> None:
         """Takes the trials of a cohort out of their lanes.
 
         Args:
             cohort: the cohort.
+            trials: those of its trials that have not ended.
         """
         for pack in [p for p in self._packs if p.cohort == cohort.number]:
-            self._unload(pack, cohort)
+            self._unload(pack, cohort, [n for n in pack.trials if n in trials])
 
     def keep(self, packs: Sequence[Pack], trials: Sequence[int]) -> None:
         """Has some packs and no others; forgets all trials but some.
@@ -273,15 +274,15 @@ class Roster:
         if pack.is_lost:
             self._packs.remove(pack)
         else:
-            self._unload(pack, cohort)
+            self._unload(pack, cohort, pack.trials)
         known = [trial for trial in pack.trials if trial in self._members]
         lost = {trial for trial in known if self._members[trial].state is None}
         left = [trial for trial in known if trial not in lost]
         return lost, overflowed(pack.cohort, pack.lanes, left, pack.program, error)
 
-    def _unload(self, pack: Pack, cohort: Cohort) -> None:
+    def _unload(self, pack: Pack, cohort: Cohort, trials: Sequence[int]) -> None:
         # Trials that have ended may be in lanes still.
-        known = [trial for trial in pack.trials if trial in self._members]
+        known = [trial for trial in trials if trial in self._members]
         found = own_states([pack], known, self._members, {pack.cohort: cohort})
         for trial, state in found.items():
             self._members[trial] = dataclasses.replace(
