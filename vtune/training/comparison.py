@@ -169,21 +169,20 @@ class Comparison:
         keys = [self._keys(programs, 1 + number).step for number in range(count)]
         state, found = self._start(initial, start), []
         for number, key in enumerate(keys):
-            # An evaluation may take many times as long as a step.
-            rest = (self.evaluated, np.bool_(number == count - 1), key)
-            state, errors = self._step(programs, state, self._batch(number), rest)
+            state, errors = self._step(programs, state, self._batch(number), key)
             found.append(errors)
         return found
 
     def _step(
-        self, programs: Mapping[str, Program], state: HostState, batch: Any, rest: Any
+        self, programs: Mapping[str, Program], state: HostState, batch: Any, key: Any
     ) -> tuple[HostState, dict[str, list[float]]]:
         """The state after the trial's own step, and the errors of the other."""
-        widening, trace = self.widening, self.trace
+        widening, trace, evaluated = self.widening, self.trace, self.evaluated
 
         def alone(state: Any, batch: Any) -> Any:
-            constants = own_constants(widening, trace, self.evaluated)
-            return jax.device_get(programs["own step"](constants, state, batch, *rest))
+            constants = own_constants(widening, trace, evaluated)
+            result = programs["own step"](constants, state, batch, evaluated, key)
+            return jax.device_get(result)
 
         after, metrics = alone(state, batch)
         rounded = self._noisy(state)
@@ -192,8 +191,9 @@ class Comparison:
         noisy_after, noisy_metrics = alone(
             rounded, jax.tree.unflatten(tree, rounded_leaves)
         )
-        constants = wide_constants(widening, trace, self.evaluated)
-        inputs = (self._wide(state), self._wide(after), batch, *rest)
+        constants = wide_constants(widening, trace, evaluated)
+        before, evaluated_state = self._wide(state), self._wide(after)
+        inputs = (before, evaluated_state, batch, evaluated, key)
         wide, found = jax.device_get(
             programs["wide step"](constants, self._sizes, *inputs)
         )

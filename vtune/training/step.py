@@ -1,12 +1,10 @@
 """A training step and an evaluation as programs by themselves, to be looked at."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from vtune.fusion.constants import constant_bytes
 from vtune.fusion.evaluate import evaluate
@@ -18,9 +16,6 @@ from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
 from vtune.training.leaves import plain, typed
 from vtune.training.requests import key_data, plain_state
-
-
-_FLAG = jax.ShapeDtypeStruct((), np.bool_)
 
 
 def own_step_request(
@@ -35,8 +30,7 @@ def own_step_request(
         evaluated: an evaluation batch likewise, or None.
 
     Returns:
-        A request for `(constants, state, batch, evaluated, evaluates, key) -> (state,
-        metrics)`; where it is not to evaluate, the metrics of the evaluation are 0.
+        A request for `(constants, state, batch, evaluated, key) -> (state, metrics)`.
     """
     parts = _parts(evaluated)
     slots = (widening.slots.train[0], *widening.slots.evaluate[: parts - 1])
@@ -45,7 +39,7 @@ def own_step_request(
     return Request(
         ("own step", *map(_key, functions, slots), shapes(batch), shapes(evaluated)),
         functools.partial(_own_step, trace, slots),
-        (_abstract(values), plain_state(trace), batch, evaluated, _FLAG, key_data()),
+        (_abstract(values), plain_state(trace), batch, evaluated, key_data()),
         quick=True,
     )
 
@@ -62,8 +56,8 @@ def wide_step_request(
         evaluated: an evaluation batch likewise, or None.
 
     Returns:
-        A request for `(constants, sizes, state, evaluated_state, batch, evaluated,
-        evaluates, key) -> (state, metrics)`, as for `own_step_request`.
+        A request for `(constants, sizes, state, evaluated_state, batch, evaluated, key)
+        -> (state, metrics)`.
     """
     state = plain_state(widening.envelope)
     values = wide_constants(widening, trace, evaluated)
@@ -71,10 +65,7 @@ def wide_step_request(
     return Request(
         ("wide step", widening.key, shapes(batch), shapes(evaluated)),
         functools.partial(_wide_step, widening),
-        (
-            *(_abstract(values), sizes, state, state),
-            *(batch, evaluated, _FLAG, key_data()),
-        ),
+        (_abstract(values), sizes, state, state, batch, evaluated, key_data()),
         quick=True,
     )
 
@@ -98,19 +89,17 @@ def _own_step(
     state: Any,
     batch: Any,
     evaluated: Any,
-    evaluates: Any,
     key: Any,
 ) -> Any:
     avals = trace.state_avals
     key = jax.random.wrap_key_data(key)
     inputs = (*typed(state, avals), *jax.tree.leaves(batch), key)
     outputs = evaluate(trace.train[0], slots[0], constants[0], *inputs)
-    after, metrics = outputs[: len(avals)], _numbers(outputs[len(avals) :])
+    after, metrics = outputs[: len(avals)], outputs[len(avals) :]
     if evaluated is not None:
         inputs = (*after, *jax.tree.leaves(evaluated))
-        run = functools.partial(evaluate, trace.evaluate[0], slots[1], constants[1])
-        metrics += _if(evaluates, trace, lambda: run(*inputs))
-    return plain(after, avals), metrics
+        metrics += evaluate(trace.evaluate[0], slots[1], constants[1], *inputs)
+    return plain(after, avals), _numbers(metrics)
 
 
 def _wide_step(
@@ -121,7 +110,6 @@ def _wide_step(
     evaluated_state: Any,
     batch: Any,
     evaluated: Any,
-    evaluates: Any,
     key: Any,
 ) -> Any:
     avals = widening.envelope.state_avals
@@ -129,18 +117,11 @@ def _wide_step(
     key = jax.random.wrap_key_data(key)
     inputs = (*typed(state, avals), *jax.tree.leaves(batch), key)
     outputs = evaluate_wide(functions.train[0], constants[0], sizes, *inputs)
-    after, metrics = outputs[: len(avals)], _numbers(outputs[len(avals) :])
+    after, metrics = outputs[: len(avals)], outputs[len(avals) :]
     if evaluated is not None:
         inputs = (*typed(evaluated_state, avals), *jax.tree.leaves(evaluated))
-        own = (functions.evaluate[0], constants[1], sizes)
-        run = functools.partial(evaluate_wide, *own)
-        metrics += _if(evaluates, widening.envelope, lambda: run(*inputs))
-    return plain(after, avals), metrics
-
-
-def _if(evaluates: Any, trace: Trace, run: Callable[[], Any]) -> list[Any]:
-    nothing = [jnp.float32(0)] * len(trace.eval_metrics)
-    return jax.lax.cond(evaluates, lambda: _numbers(run()), lambda: nothing)
+        metrics += evaluate_wide(functions.evaluate[0], constants[1], sizes, *inputs)
+    return plain(after, avals), _numbers(metrics)
 
 
 def _numbers(metrics: Any) -> list[Any]:
