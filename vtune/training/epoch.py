@@ -95,9 +95,9 @@ class LaneEpoch:
             The next state, the training metrics followed by the validation metrics, and
             whether the training loss and every parameter are finite.
         """
-        rows = self._rows()
-        leaves, each = self._steps(typed(state, self._avals), rows.whole, rows.key)
-        return self._ended(leaves, each, rows)
+        rows, before = self._rows(), typed(state, self._avals)
+        leaves, each = self._steps(before, rows.whole, rows.key)
+        return self._ended(before, leaves, each, rows)
 
     def slice(
         self, state: State, first: Int[Array, ""], length: int
@@ -116,8 +116,9 @@ class LaneEpoch:
         some = [
             jax.lax.dynamic_slice_in_dim(array, first, length) for array in rows.whole
         ]
-        leaves, each = self._steps(typed(state, self._avals), some, rows.key)
-        return plain(leaves, self._avals), each
+        before = typed(state, self._avals)
+        leaves, each = self._steps(before, some, rows.key)
+        return plain(self._kept(before, leaves), self._avals), each
 
     def end(self, state: State, each: Float[Array, "steps metrics"]) -> Ended:
         """Does what is left of the epoch after the steps on whole batches.
@@ -129,7 +130,8 @@ class LaneEpoch:
         Returns:
             As `whole`.
         """
-        return self._ended(typed(state, self._avals), each, self._rows())
+        before = typed(state, self._avals)
+        return self._ended(before, before, each, self._rows())
 
     @property
     def _avals(self) -> Sequence[Any]:
@@ -159,13 +161,13 @@ class LaneEpoch:
             bind=self.functions.bind,
         )
         state = strong(outputs[: len(leaves)], self._avals)
-        return self._kept(leaves, state), _vector(outputs[len(leaves) :])
+        return state, _vector(outputs[len(leaves) :])
 
     def _kept(self, before: list[Any], after: list[Any]) -> list[Any]:
-        """The state after a step, or before it if the trial does not train.
+        """The state after some steps, or before them if the trial does not train.
 
-        Chosen step by step, this is part of the loops that update the leaves; chosen
-        after the epoch, it would be a loop more for each of them to compile.
+        Chosen in each step, what an optimizer remembers would be copied in each step: a
+        parameter's update needs the next moment as it is computed, not as it is kept.
         """
         if self.active is None:
             return after
@@ -181,9 +183,17 @@ class LaneEpoch:
         )
 
     def _ended(
-        self, leaves: list[Any], each: Float[Array, "steps metrics"], rows: "_Rows"
+        self,
+        before: list[Any],
+        leaves: list[Any],
+        each: Float[Array, "steps metrics"],
+        rows: "_Rows",
     ) -> Ended:
-        """Trains on the last, smaller batch, if there is one, and evaluates."""
+        """Trains on the last, smaller batch, if there is one, and evaluates.
+
+        What a trial that does not train would have come to is forgotten: its state is
+        what it was before, and its metrics and whether they are finite mean nothing.
+        """
         train, trace = self.functions.loop.train, self.functions.widening.envelope
         total = each.sum(0) * train.size
         if train.remainder:
@@ -193,7 +203,7 @@ class LaneEpoch:
         finite = _finite(leaves, trace.parameters, metrics, trace.train_metrics)
         if self.validation is not None:
             metrics = jnp.concatenate([metrics, self._evaluated(leaves)])
-        return plain(leaves, self._avals), metrics, finite
+        return plain(self._kept(before, leaves), self._avals), metrics, finite
 
     def _evaluated(self, leaves: list[Any]) -> Float[Array, " metrics"]:
         widening = self.functions.widening
