@@ -168,6 +168,7 @@ class LaneEpoch:
 
         Chosen in each step, what an optimizer remembers would be copied in each step: a
         parameter's update needs the next moment as it is computed, not as it is kept.
+        Chosen once, the states before take memory until the end.
         """
         if self.active is None:
             return after

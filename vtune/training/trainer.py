@@ -101,7 +101,7 @@ class Trainer:
         return capacity(device_rule(self._platform), self._memory, self._state_bytes)
 
     def expect(self, state_bytes: int) -> None:
-        """Reckons with states of so many bytes, before a trial is admitted.
+        """Reckons with states of so many bytes in `capacity`.
 
         Args:
             state_bytes: those of the largest trial that is known to start.
