@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int
 
 from vtune.fusion import internals
@@ -42,15 +41,11 @@ def evaluate_wide(
         constants[slot] = value
     inputs = tuple(map(as_declared, inputs, function.flat.in_avals))
     results = _run(function.body, constants, lane_sizes, inputs, bind)
-    results = map(as_declared, results, function.flat.out_avals)
-    return [
-        masked(result, place, np.zeros((), place.aval.dtype), lane_sizes)
-        if reset
-        else result
-        for result, place, reset in zip(
-            results, function.body.results, function.resets, strict=True
-        )
-    ]
+    results = list(map(as_declared, results, function.flat.out_avals))
+    for number, place in enumerate(function.body.results):
+        if function.resets[number]:
+            results[number] = masked(results[number], place, 0, lane_sizes)
+    return results
 
 
 def _run(
@@ -69,6 +64,11 @@ def _run(
         operands = list(map(read, planned.atoms))
         with noted(planned.equation):
             results = _apply(planned, constants, lane_sizes, operands, bind)
+            for number, zeros in enumerate(planned.resets):
+                if zeros is not None:
+                    place = planned.step.results[number]
+                    zeros = zeros if isinstance(zeros, int) else environment[zeros]
+                    results[number] = masked(results[number], place, zeros, lane_sizes)
         environment.update(zip(planned.equation.outputs, results))
     return [read(atom) for atom in body.outputs]
 

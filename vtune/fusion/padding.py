@@ -8,7 +8,14 @@ from vtune.fusion.family import Family, Operand, Site, SiteBody
 from vtune.fusion.flat import Atom, Constant, Equation
 from vtune.fusion.layout import Layout
 from vtune.fusion.refusal import Refusal
-from vtune.fusion.rules.contents import ANY, FINITE, Contents, join
+from vtune.fusion.rules.contents import (
+    ANY,
+    FINITE,
+    ZERO,
+    Contents,
+    is_zero,
+    join,
+)
 from vtune.fusion.rules.rule import Place, Plan, Rule, Step, is_whole
 from vtune.fusion.rules.table import RULES
 
@@ -25,6 +32,9 @@ class Planned:
         bodies: of scan, while and cond.
         length: of a scan over a varying number of steps, where the steps lie.
         variant: what else the rule decides by the members' sizes.
+        resets: for each result what its padding is taken from as soon as it is
+            computed, to be zero: an argument that has zeros there, or the number. None
+            leaves it.
     """
 
     step: Step
@@ -34,6 +44,7 @@ class Planned:
     bodies: "tuple[PlannedBody, ...]" = ()
     length: Layout | None = None
     variant: Hashable = None
+    resets: tuple[Atom | int | None, ...] = ()
 
     @property
     def equation(self) -> Equation:
@@ -67,14 +78,23 @@ def plan(
     layouts: Sequence[Layout],
     constants: Mapping[int, Place],
     inputs: Sequence[Known],
+    kept: Mapping[Operand, Atom | int],
 ) -> PlannedBody:
     """Follows padding through a function.
+
+    What is kept for the next step has zeros in its padding as soon as it is computed,
+    and all that is computed from it reads them. Were they set at the end alone, the
+    compiler would have two values where one would do: it would compute an optimizer's
+    next moments once more for the parameters, and copy the moments before. Zeros are
+    taken from the value before, which is at hand; what is chosen from two arrays is not
+    computed twice, what is chosen from an array and a number may be.
 
     Args:
         family: the function of all members.
         layouts: the layout of each node.
         constants: what is known of each constant, by slot.
         inputs: what is known of each argument.
+        kept: which results are kept, and where each has its zeros from.
 
     Returns:
         The planned function.
@@ -83,15 +103,21 @@ def plan(
         Refusal: where an equation cannot be computed inside the envelope, with the
             equation and the user's line.
     """
-    return _Planning(layouts, constants).body(family.body, inputs)
+    return _Planning(layouts, constants, kept).body(family.body, inputs)
 
 
 class _Planning:
     """The places of one function's operands while it is walked."""
 
-    def __init__(self, layouts: Sequence[Layout], constants: Mapping[int, Place]):
+    def __init__(
+        self,
+        layouts: Sequence[Layout],
+        constants: Mapping[int, Place],
+        kept: Mapping[Operand, Atom | int],
+    ):
         self._layouts = layouts
         self._constants = constants
+        self._kept = kept
         self._loops: Mapping[str, Callable[..., Planned]] = {
             "scan": self._scan,
             "while": self._while,
@@ -105,7 +131,7 @@ class _Planning:
         equations = []
         for site in body.sites:
             operands = tuple([self._read(o, places) for o in site.inputs])
-            planned = self._site(site, operands)
+            planned = self._reset(site, self._site(site, operands))
             places.update(zip(site.outputs, planned.step.results))
             equations.append(planned)
         return PlannedBody(
@@ -145,6 +171,24 @@ class _Planning:
         step = Step(site.wide, operands, results)
         rule = rule if varies else None
         return Planned(step, atoms, found.masks, rule, variant=found.variant)
+
+    def _reset(self, site: Site, planned: Planned) -> Planned:
+        """The equation, with zeros in the padding of what is kept."""
+        places = planned.step.results
+        resets = tuple(
+            self._kept.get(operand)
+            if place.padded and not is_zero(place.contents)
+            else None
+            for operand, place in zip(site.outputs, places, strict=True)
+        )
+        if set(resets) <= {None}:
+            return planned
+        zeroed = tuple(
+            place if zeros is None else dataclasses.replace(place, contents=ZERO)
+            for place, zeros in zip(places, resets)
+        )
+        step = dataclasses.replace(planned.step, results=zeroed)
+        return dataclasses.replace(planned, step=step, resets=resets)
 
     def _asked(self, rule: Rule, step: Step) -> Plan:
         try:

@@ -10,7 +10,7 @@ from vtune.fusion.arrays import is_array, is_key
 from vtune.fusion.axes import place
 from vtune.fusion.constants import PerFunction, varying
 from vtune.fusion.family import Family, Operand
-from vtune.fusion.flat import FlatFunction
+from vtune.fusion.flat import Atom, FlatFunction
 from vtune.fusion.padding import Known, plan
 from vtune.fusion.refusal import Refusal
 from vtune.fusion.rules.contents import ZERO, Contents, is_finite, is_zero
@@ -128,7 +128,11 @@ class _Widening:
             (self._state if number < given else ZERO, True)
             for number in range(len(family.body.inputs))
         ]
-        body = plan(family, self._axes.layouts, constants, inputs)
+        zeros: list[Atom | int] = [0] * kept
+        if given and is_zero(self._state):
+            zeros = [operand.atom for operand in family.body.inputs[:kept]]
+        keeps = dict(zip(family.body.outputs, zeros))
+        body = plan(family, self._axes.layouts, constants, inputs, keeps)
         resets = tuple(
             number < kept and result.padded and not is_zero(result.contents)
             for number, result in enumerate(body.results)

@@ -27,7 +27,8 @@ class WideFunction:
     Args:
         flat: the envelope's own.
         body: its equations, with what is masked.
-        resets: for each result whether its padding is set to zero at the end.
+        resets: for each result whether its padding is set to zero at the end: of what
+            is handed on as it came; what is computed has zeros from then on.
         constants: for each constant the layout of its axes; None if nothing reads it.
         slots: the constants that are handed in.
     """
@@ -247,6 +248,7 @@ def _function_key(function: WideFunction) -> Hashable:
         tuple([constant_bytes(flat.constants[slot]) for slot in kept]),
         tuple(masks),
         tuple([planned.variant for planned in walk(function.body)]),
+        tuple([tuple(map(type, each.resets)) for each in walk(function.body)]),
         function.resets,
     )
 

@@ -138,7 +138,7 @@ def masked(value: Any, place: Place, neutral: Any, lane_sizes: Any) -> Any:
     Args:
         value: the operand.
         place: where it lies.
-        neutral: what its padding gets, a scalar.
+        neutral: what its padding gets, a scalar or an array in the envelope's shape.
         lane_sizes: the lane's sizes.
 
     Returns:
