@@ -13,7 +13,7 @@ from vtune.fusion.evaluate import Bind
 from vtune.fusion.family import Site
 from vtune.fusion.flat import Equation
 from vtune.fusion.layout import Layout
-from vtune.fusion.placement import live_box
+from vtune.fusion.placement import axis_index, live
 from vtune.fusion.rules.contents import ANY, FINITE, Contents, Known, Unknown, join
 from vtune.fusion.rules.nodes import Nodes
 
@@ -144,10 +144,12 @@ def masked(value: Any, place: Place, neutral: Any, lane_sizes: Any) -> Any:
     Returns:
         A selection, never a product, so that NaN does not stay.
     """
-    box = live_box(place.layouts, lane_sizes, place.aval.shape)
-    if box is None:
-        return value
-    return jnp.where(box, value, jnp.asarray(neutral, place.aval.dtype))
+    neutral = jnp.asarray(neutral, place.aval.dtype)
+    for axis, layout in enumerate(place.layouts):
+        if layout.varies:
+            index = axis_index(axis, place.aval.shape)
+            value = jnp.where(live(layout, lane_sizes, index), value, neutral)
+    return value
 
 
 def lowest(dtype: Any) -> Any:
