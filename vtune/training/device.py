@@ -38,7 +38,7 @@ PROGRAM = 200
 # Measured with `experiments/benchmarks/lanes.py`. A CPU gains by vmap only while a step
 # is so small that the cost of starting its operations dominates.
 DEVICE_RULES: Mapping[str, DeviceRule] = {
-    "cpu": DeviceRule(16, 64, 8_000_000, 2.0, 1e-4, 3e10, 3e9),
+    "cpu": DeviceRule(16, 64, 8_000_000, 4.0, 1e-4, 3e10, 3e9),
     "gpu": DeviceRule(128, 128, None, 3.0, 3e-5, 1e13, 1e11),
     "tpu": DeviceRule(128, 128, None, 3.0, 3e-5, 3e13, 1e11),
 }
