@@ -202,19 +202,13 @@ def joined_anywhere(site, nodes):
 
 
 def first_axis_only(patch):
-    live_box = rule.live_box
+    live = rule.live
 
-    def box(layouts, lane_sizes, shape):
-        varying = [axis for axis, layout in enumerate(layouts) if layout.varies]
-        kept = [
-            dataclasses.replace(layouts[axis], sizes=(shape[axis],))
-            if axis in varying[1:]
-            else layouts[axis]
-            for axis in range(len(layouts))
-        ]
-        return live_box(kept, lane_sizes, shape)
+    def of_all_but_the_last(layout, lane_sizes, index):
+        alive = live(layout, lane_sizes, index)
+        return jnp.ones_like(alive) if index.shape[-1] > 1 else alive
 
-    patch.setattr(rule, "live_box", box)
+    patch.setattr(rule, "live", of_all_but_the_last)
 
 
 def once(run, carry):
