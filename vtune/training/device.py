@@ -36,7 +36,8 @@ class DeviceRule:
 PROGRAM = 200
 
 # Measured with `experiments/benchmarks/lanes.py`. A CPU gains by vmap only while a step
-# is so small that the cost of starting its operations dominates.
+# is so small that the cost of starting its operations dominates. What a CPU's programs
+# cost to compile was fitted to the searches of `cnn.py` and `thousand.py` beside it.
 DEVICE_RULES: Mapping[str, DeviceRule] = {
     "cpu": DeviceRule(16, 64, 8_000_000, 4.0, 1e-4, 3e10, 3e9),
     "gpu": DeviceRule(128, 128, None, 3.0, 3e-5, 1e13, 1e11),
