@@ -27,8 +27,9 @@ def noisy(array: np.ndarray, index: int, rounding: float) -> np.ndarray:
 
 
 def largest(array: np.ndarray) -> float:
-    """The largest absolute value; 0.0 of an empty array."""
-    return float(np.abs(array.astype(np.float32)).max(initial=0.0))
+    """The largest finite absolute value; 0.0 if there is none."""
+    sizes = np.abs(array.astype(np.float32))
+    return float(sizes.max(initial=0.0, where=np.isfinite(sizes)))
 
 
 def relative(found: Any, expected: Any, least: float) -> float:
