@@ -123,7 +123,24 @@ def live_entries(layouts: Sequence[Layout], member: int) -> Bool[np.ndarray, "..
 
 
 def _grid(layouts: Sequence[Layout], member: int) -> tuple[Any, ...]:
-    return np.ix_(*[positions(layout, member) for layout in layouts])
+    """The index of a member's entries in an array in the shape of the envelope.
+
+    By slices wherever entries lie side by side: NumPy copies these in a tenth of the
+    time.
+    """
+    found = [positions(layout, member) for layout in layouts]
+    slices = list(map(_as_slice, found))
+    if slices.count(None) > 1:
+        return np.ix_(*found)
+    return tuple([p if s is None else s for p, s in zip(found, slices)])
+
+
+def _as_slice(places: Int[np.ndarray, " narrow"]) -> slice | None:
+    """Rising places as a slice; None where there are others between them."""
+    if not places.size:
+        return slice(0)
+    first, last = int(places[0]), int(places[-1])
+    return slice(first, last + 1) if last - first + 1 == places.size else None
 
 
 def _column(leaves: Sequence[Sizes], column: Sizes) -> Callable[[Sizes], int]:
