@@ -26,7 +26,7 @@ LEVELS = (
     {"fitting", "journal", "past", "points"},
     {"model"},
     {"hypermodel", "intake", "shrinking"},
-    {"sharing", "configuration", "resumption"},
+    {"sharing", "configuration", "resumption", "upcoming"},
     {"ledger", "persistence", "stored"},
     {"epochs", "kept"},
     {"study"},

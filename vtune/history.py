@@ -81,6 +81,22 @@ def failed(trial: Trial, reason: str) -> Trial:
     )
 
 
+def spent(trials: Sequence[Trial]) -> list[Trial]:
+    """The records as they will be once all running trials have used their budget.
+
+    Their scores are not known yet and stay as they are.
+
+    Args:
+        trials: the records.
+    """
+    return [
+        dataclasses.replace(trial, epoch=trial.budget)
+        if trial.status is TrialStatus.RUNNING
+        else trial
+        for trial in trials
+    ]
+
+
 def training(trials: Sequence[Trial]) -> list[int]:
     """The numbers of the trials that have epochs of their budget left."""
     return [

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -187,28 +188,51 @@ class Intake:
         several = [n for n in self._ahead if isinstance(n, Newcomer)]
         return [n.trace.state_bytes for n in several if n.trace is not None]
 
-    def outlook(self, sight: Foresight) -> Outlook:
+    def outlook(self, sight: Foresight, starting: int = 0) -> Outlook:
         """The traces of what is yet to start.
 
         Args:
             sight: what of it is known.
+            starting: how many trials start before those.
 
         Returns:
             Of the trials to come those that can be trained, and further points of the
             space.
         """
-        while len(self._ahead) < sight.coming and not self._has_ended:
+        while len(self._ahead) < starting + sight.coming and not self._has_ended:
             self._draw()
-        begun = len(self.hyperparameters)
-        coming = {
-            number: newcomer.trace
-            for number, newcomer in enumerate(self._ahead, begun)
-            if isinstance(newcomer, Newcomer)
-            and newcomer.trace is not None
-            and number < begun + sight.coming
-        }
+        coming = self._traces(starting, starting + sight.coming)
         others = self._probe() if sight.probed else []
         return Outlook(coming, others, sight.weight, self._largest)
+
+    def upcoming(
+        self, starting: int, total: int | None
+    ) -> tuple[dict[int, Trace], Outlook] | None:
+        """What is there to plan with when the next trials start.
+
+        Args:
+            starting: how many start.
+            total: the trials of the whole study; None: as many as the space holds.
+
+        Returns:
+            The traces of those that can be trained, by number, and the outlook beyond
+            them; None while not all of it is drawn.
+        """
+        begun = len(self.hyperparameters) + starting
+        sight = foresight(begun, total, self.exhausted)
+        known = sum(isinstance(newcomer, Newcomer) for newcomer in self._ahead)
+        if known < starting + sight.coming:
+            return None
+        return self._traces(0, starting), self.outlook(sight, starting)
+
+    def _traces(self, first: int, end: int) -> dict[int, Trace]:
+        """The traces of some of those ahead, by their trials' numbers."""
+        several = enumerate(self._ahead, len(self.hyperparameters))
+        return {
+            number: newcomer.trace
+            for number, newcomer in itertools.islice(several, first, end)
+            if isinstance(newcomer, Newcomer) and newcomer.trace is not None
+        }
 
     def envelope(self, numbers: Sequence[int]) -> Trace | None:
         """Traces what `build` makes of the largest values of some trials.

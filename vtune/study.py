@@ -36,6 +36,7 @@ from vtune.training.statistics import Statistics
 from vtune.training.trainer import Trainer
 from vtune.training.worker import Worker
 from vtune.trial import Trainable, Trial
+from vtune.upcoming import Upcoming
 
 
 Result = TypeVar("Result")
@@ -60,7 +61,7 @@ class Study:
         data: tuple[DataSet, DataSet | None],
         journal: Journal,
     ):
-        self.config = config
+        self.config, self._total = config, config.schedule.total_trials
         self.interrupted, self._arranged, self._phase = False, True, ""
         self._journal = journal
         self._to_trace = tracer(loop, *data)
@@ -97,6 +98,7 @@ class Study:
             lambda: journal.is_due(rung_ended=False),
             self._report,
         )
+        self._upcoming = Upcoming(config.schedule, self._intake, self._trainer)
         self._past: Past | None = None
         self._interruption = Interruption()
         self._worker: Worker
@@ -141,8 +143,7 @@ class Study:
         """
         self._past = past
         objective, most = self.config.objective, self._trainer.capacity
-        complete = past.is_complete(self.config.schedule, objective, most)
-        if complete:
+        if complete := past.is_complete(self.config.schedule, objective, most):
             self._ledger.trials = past.trials(objective)
             self._intake.hyperparameters = past.hyperparameters(self.config.seed)
             self.kept.models = dict(past.models)
@@ -219,8 +220,7 @@ class Study:
     def _capacity(self) -> int:
         """How many trials are worth training at a time."""
         if not self.trials:
-            total = self.config.schedule.total_trials
-            self._trainer.expect(self._intake.look(total, self._may_trace))
+            self._trainer.expect(self._intake.look(self._total, self._may_trace))
         return self._trainer.capacity
 
     def _save(self) -> None:
@@ -253,12 +253,13 @@ class Study:
             trial = self._ledger.begin(newcomer, start)
             if newcomer.trace is not None:
                 traces[trial.number] = newcomer.trace
-        sight = intake.foresee(self.config.schedule.total_trials, self._may_trace)
-        outlook = intake.outlook(sight)
-        apart = self._trainer.admit(traces, outlook, intake.envelope, self._beside)
+        sight = intake.foresee(self._total, self._may_trace)
+        known = (traces, intake.outlook(sight), intake.envelope)
+        apart = self._trainer.admit(*known, self._beside)
         for number, reason in apart.items():
             self._journal.decide("apart", (number,), reason=reason)
         self._journal.start(traces, sight)
+        self._upcoming.renew()
 
     def _arrange(self) -> None:
         self._arranged = False
@@ -276,11 +277,11 @@ class Study:
         return self._worker.do(work, self._meanwhile)
 
     def _meanwhile(self) -> bool:
-        """Shows what the worker did, and traces a trial that is yet to start."""
+        """Shows what the worker did, and prepares for trials that are yet to start."""
         came, phase, self._phase = self._epochs.take_down(), self._phase, ""
         if came or phase:
             self._show(phase or "training")
-        return self._intake.ahead(self.config.schedule.total_trials)
+        return self._upcoming.plan(self.trials) or self._intake.ahead(self._total)
 
     def _may_trace(self) -> bool:
         self._show("tracing trials to come")

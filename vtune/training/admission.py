@@ -18,6 +18,12 @@ from vtune.training.share import Share, multiply_adds, shares
 
 Do = Callable[[Callable[[], Any]], Any]
 
+# All cohorts, and the number of each new trial's.
+Assignment = tuple[tuple[Cohort, ...], dict[int, int]]
+
+# What an assignment is a pure function of, beside the settings.
+_Question = tuple[Any, ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Admitted:
@@ -49,6 +55,23 @@ class Admission:
         self._settings = settings
         self._verdicts = verdicts
         self._multiplied: dict[int, float] = {}
+        self._foreseen: tuple[_Question, Assignment] | None = None
+        self._foreseen_seconds = 0.0
+
+    def foresee(
+        self, traces: Mapping[int, Trace], outlook: Outlook, envelope: Envelope
+    ) -> None:
+        """Finds cohorts for trials that may be the next to be admitted.
+
+        If they are, with the same outlook, `admit` has nothing left to plan.
+
+        Args:
+            traces, outlook, envelope: as for `admit`.
+        """
+        started = time.perf_counter()
+        found = self._assigned(traces, outlook, envelope)
+        self._foreseen = self._question(traces, outlook), found
+        self._foreseen_seconds += time.perf_counter() - started
 
     def admit(
         self,
@@ -80,14 +103,7 @@ class Admission:
                 structures.values(), {structures[n]: why for n, why in settled.items()}
             )
         while True:
-            found, chosen = assign(
-                traces,
-                self.cohorts,
-                self._settings,
-                outlook=outlook,
-                envelope=envelope,
-                apart=self._verdicts.apart,
-            )
+            found, chosen = self._assigned(traces, outlook, envelope)
             new = found[len(self.cohorts) :]
             if do(functools.partial(self._verdicts.judge, new)):
                 break
@@ -96,11 +112,39 @@ class Admission:
         for number, trace in traces.items():
             self._multiplied[number] = multiply_adds(trace)
         checking = self._verdicts.seconds - checked
-        seconds = time.perf_counter() - started
+        seconds = time.perf_counter() - started + self._foreseen_seconds
+        self._foreseen, self._foreseen_seconds = None, 0.0
         new = {k: why for k, why in self._verdicts.apart.items() if k not in known}
         first = {structures[number]: number for number in sorted(traces, reverse=True)}
         apart = {first[key]: why for key, why in new.items()}
         return Admitted(seconds - checking, checking, apart)
+
+    def _assigned(
+        self, traces: Mapping[int, Trace], outlook: Outlook, envelope: Envelope
+    ) -> Assignment:
+        if self._foreseen is not None:
+            question, answer = self._foreseen
+            if question == self._question(traces, outlook):
+                return answer
+        return assign(
+            traces,
+            self.cohorts,
+            self._settings,
+            outlook=outlook,
+            envelope=envelope,
+            apart=self._verdicts.apart,
+        )
+
+    def _question(self, traces: Mapping[int, Trace], outlook: Outlook) -> _Question:
+        """All that decides how trials are assigned."""
+        return (
+            dict(traces),
+            self.cohorts,
+            dict(outlook.coming),
+            tuple(outlook.others),
+            outlook.weight,
+            dict(self._verdicts.apart),
+        )
 
     def shares(self, programs: Iterable[int]) -> tuple[Share, ...]:
         """Which trials share a program.

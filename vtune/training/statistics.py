@@ -7,8 +7,8 @@ import dataclasses
 class Statistics:
     """Where a search's time went.
 
-    The next trials are traced while programs are compiled and run, so that the seconds
-    may add up to more than the search took.
+    The next trials are traced and planned for while programs are compiled and run, so
+    that the seconds may add up to more than the search took.
 
     Args:
         training_programs: the different programs that trained epochs.

@@ -123,6 +123,18 @@ class Trainer:
         """Which trials share a program."""
         return self._admission.shares(self._programs.values())
 
+    def foresee(
+        self, traces: Mapping[int, Trace], outlook: Outlook, envelope: Envelope
+    ) -> None:
+        """Plans for trials that may be the next to be admitted; nothing is decided.
+
+        It may be called while others are trained.
+
+        Args:
+            traces, outlook, envelope: as for `admit`.
+        """
+        self._admission.foresee(traces, outlook, envelope)
+
     def admit(
         self,
         traces: Mapping[int, Trace],
