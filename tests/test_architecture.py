@@ -18,7 +18,7 @@ PACKAGE = ROOT / "vtune"
 # From the bottom up: a layer sees those below it, never one beside it. A module whose
 # name is not here is a new layer and has to be given its place.
 LEVELS = (
-    {"trial", "failure", "interruption", "garbage", "components"},
+    {"trial", "failure", "interruption", "interpreter", "components"},
     {"parameters", "history", "callbacks", "foresight"},
     {"hyperparameters"},
     {"search", "reporting", "fusion", "storage"},

@@ -8,9 +8,9 @@ from vtune import history
 from vtune.configuration import StudyConfig
 from vtune.epochs import Epochs
 from vtune.fusion.trace import Trace
-from vtune.garbage import THRESHOLD
 from vtune.hyperparameters import HyperParameters
 from vtune.intake import Intake
+from vtune.interpreter import INTERPRETER
 from vtune.interruption import Interruption
 from vtune.journal import Journal
 from vtune.kept import Kept
@@ -179,7 +179,7 @@ class Study:
         # Those that go on have other weights when they end.
         self.kept.forget(history.in_lanes(self.trials))
         try:
-            with THRESHOLD.raised(), Interruption() as self._interruption:
+            with INTERPRETER.searching(), Interruption() as self._interruption:
                 if self._past is not None:
                     self._resume(self._past)
                     self._past = None
