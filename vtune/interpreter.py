@@ -50,7 +50,9 @@ class Interpreter:
                 if not self._wanted:
                     threshold, interval = self._before
                     gc.set_threshold(*threshold)
-                    sys.setswitchinterval(interval)
+                    # What is put back is cut to microseconds, so leave what is as it was.
+                    if sys.getswitchinterval() != interval:
+                        sys.setswitchinterval(interval)
 
     def _change(self) -> None:
         threshold, interval = self._before = gc.get_threshold(), sys.getswitchinterval()
