@@ -50,7 +50,7 @@ class Interpreter:
                 if not self._wanted:
                     threshold, interval = self._before
                     gc.set_threshold(*threshold)
-                    # What is put back is cut to microseconds, so leave what is as it was.
+                    # Python cuts it to microseconds: what was left alone stays so.
                     if sys.getswitchinterval() != interval:
                         sys.setswitchinterval(interval)
 
