@@ -81,22 +81,6 @@ def failed(trial: Trial, reason: str) -> Trial:
     )
 
 
-def spent(trials: Sequence[Trial]) -> list[Trial]:
-    """The records as they will be once all running trials have used their budget.
-
-    Their scores are not known yet and stay as they are.
-
-    Args:
-        trials: the records.
-    """
-    return [
-        dataclasses.replace(trial, epoch=trial.budget)
-        if trial.status is TrialStatus.RUNNING
-        else trial
-        for trial in trials
-    ]
-
-
 def training(trials: Sequence[Trial]) -> list[int]:
     """The numbers of the trials that have epochs of their budget left."""
     return [
@@ -112,6 +96,24 @@ def epochs_left(trials: Sequence[Trial]) -> int:
         trials[number].budget - trials[number].epoch for number in training(trials)
     ]
     return min(lefts, default=0)
+
+
+def foreseen(trials: Sequence[Trial]) -> list[Trial]:
+    """The records as they will be when something is to be decided next.
+
+    That is when the first of the trials in training has used its budget. Scores are not
+    known yet, and stay as they are; nobody is expected to fail.
+
+    Args:
+        trials: the records.
+    """
+    waiting, epochs = set(training(trials)), epochs_left(trials)
+    return [
+        dataclasses.replace(trial, epoch=trial.epoch + epochs)
+        if trial.number in waiting
+        else trial
+        for trial in trials
+    ]
 
 
 def in_lanes(trials: Sequence[Trial]) -> list[int]:

@@ -13,8 +13,8 @@ class Upcoming:
     """Plans for what starts next as soon as it is traced, once after each start.
 
     How many trials start does not depend on the scores that are not there yet. Should
-    others start nevertheless, they are planned for when they do; no result depends on
-    what was planned ahead.
+    others start nevertheless, since some failed, they are planned for when they do: no
+    result depends on what was planned ahead.
 
     Args:
         schedule: decides what starts.
@@ -44,16 +44,14 @@ class Upcoming:
         if not self._is_open:
             return False
         actions = self._schedule.next(
-            history.spent(trials),
+            history.foreseen(trials),
             exhausted=self._intake.exhausted,
             capacity=self._trainer.capacity,
         )
         starting = sum(each.trials for each in actions if isinstance(each, Start))
         known = self._intake.upcoming(starting, self._schedule.total_trials)
-        if known is None:
+        if not starting or known is None:
             return False
         self._is_open = False
-        traces, outlook = known
-        if traces:
-            self._trainer.foresee(traces, outlook, self._intake.envelope)
-        return bool(traces)
+        self._trainer.foresee(*known, self._intake.envelope)
+        return True

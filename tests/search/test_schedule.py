@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from vtune.history import epochs_left, foreseen, training
 from vtune.search.hyperband import explicit_brackets, hyperband_brackets
 from vtune.search.schedule import (
     Brackets,
@@ -46,6 +47,10 @@ class World:
         return chance.randrange(9), chance.choice(ENDS_BADLY)
 
 
+def starts(actions):
+    return [action for action in actions if isinstance(action, Start)]
+
+
 class Play:
     """A study that carries out what a schedule says, in an order of its own."""
 
@@ -65,10 +70,10 @@ class Play:
     def run(self):
         pace = random.Random(self.world.seed)
         for _ in range(10_000):
-            history = tuple(self.trials)
+            trials = tuple(self.trials)
             question = dict(exhausted=self.exhausted, capacity=self.world.capacity)
-            actions = self.schedule.next(history, **question)
-            assert self.schedule.next(history, **question) == actions
+            actions = self.schedule.next(trials, **question)
+            assert self.schedule.next(trials, **question) == actions
             self.calls.append((len(self.running()), actions))
             for action in actions:
                 self.carry_out(action)
@@ -80,6 +85,25 @@ class Play:
             for trial in waiting:
                 if pace.random() < 0.7:
                     self.train(trial)
+        raise AssertionError("The study does not end.")
+
+    def run_together(self):
+        """As `run`, all trials in step; what starts is foreseen each time before."""
+        known = None
+        for _ in range(10_000):
+            question = dict(exhausted=self.exhausted, capacity=self.world.capacity)
+            actions = self.schedule.next(tuple(self.trials), **question)
+            assert known is None or starts(actions) == known
+            for action in actions:
+                self.carry_out(action)
+            question["exhausted"] = self.exhausted
+            known = starts(self.schedule.next(foreseen(self.trials), **question))
+            waiting = training(self.trials)
+            if not actions and not waiting:
+                return
+            for _ in range(epochs_left(self.trials)):
+                for number in waiting:
+                    self.train(self.trials[number])
         raise AssertionError("The study does not end.")
 
     def carry_out(self, action):
@@ -182,6 +206,13 @@ def test_hyperband_ends_so_too(max_epochs, factor, iterations, world):
     assert [(t.number, t.bracket, t.status, t.epoch) for t in play.trials] == sorted(
         expected(schedule, world)
     )
+
+
+@settings(max_examples=100)
+@given(iterations, objectives, worlds)
+def test_what_starts_is_known_before_the_scores_are(iterations, objective, world):
+    world = dataclasses.replace(world, bad=0.0)
+    Play(schedule_of(iterations, objective), world).run_together()
 
 
 @settings(max_examples=50)
