@@ -47,6 +47,20 @@ def orders_request(platform: str, lanes: int, samples: int) -> Request:
     return Request(("orders", axis, samples), drawn, arguments, quick=by_host)
 
 
+def known_orders(platform: str, samples: int) -> list[Request]:
+    """What is known of these programs before there are any lanes.
+
+    Args:
+        platform: `"cpu"`, `"gpu"` or `"tpu"`.
+        samples: the number of training samples.
+
+    Returns:
+        The program, where it is the same for all numbers of lanes.
+    """
+    by_host = platform in _SORTED_BY_HOST
+    return [orders_request(platform, 1, samples)] if by_host else []
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Orders:
     """Draws the order of the data in each lane's epoch.

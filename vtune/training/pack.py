@@ -1,6 +1,7 @@
 """A program with trials in its lanes: sent off for an epoch, and read back."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from vtune.training.lanes import HostState, extract, stack
 from vtune.training.member import Lane, Member
 from vtune.training.plan import Arrangement
 from vtune.training.slices import Epoch, LaneArguments
+from vtune.training.streams import side_by_side
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,6 +56,7 @@ def packed(
     program: Epoch,
     arrangement: Arrangement,
     members: Mapping[int, Lane],
+    threads: int,
 ) -> list[Pack]:
     """Puts trials into the lanes of as many packs as the arrangement says.
 
@@ -62,18 +65,22 @@ def packed(
         program: its compiled epoch.
         arrangement: how many lanes and packs.
         members: what the lane of each trial holds.
+        threads: how many packs are filled at a time.
 
     Returns:
         The packs, on the device.
     """
     size = -(-len(members) // arrangement.groups)
-    packs = []
-    for start in range(0, len(members), size):
-        trials = tuple(members)[start : start + size]
+
+    def filled(trials: tuple[int, ...]) -> Pack:
         content = stack([members[trial] for trial in trials], arrangement.lanes)
         placed = jax.device_put(content)
-        packs.append(Pack(cohort, program, arrangement.lanes, trials, *placed))
-    return packs
+        return Pack(cohort, program, arrangement.lanes, trials, *placed)
+
+    groups = [
+        tuple(members)[start : start + size] for start in range(0, len(members), size)
+    ]
+    return side_by_side([functools.partial(filled, g) for g in groups], threads)
 
 
 class EpochData(NamedTuple):

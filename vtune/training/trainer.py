@@ -25,6 +25,7 @@ from vtune.training.lanes import HostState
 from vtune.training.loop import Loop
 from vtune.training.member import Member
 from vtune.training.needs import needed
+from vtune.training.orders import known_orders
 from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook
 from vtune.training.overflow import planned_bytes
 from vtune.training.pack import EpochData
@@ -82,6 +83,8 @@ class Trainer:
         self._promoted = promoted
         self._rewrites = rewrites
         self._ahead = Ahead()
+        # The same for all trials, so compiled while the first of them are traced.
+        self._ahead.begin([keys_request(), *known_orders(self._platform, loop.samples)])
         self._report = report
         self._admission = Admission(
             Settings(lanes, fuse_widths, self._platform, steps),
