@@ -52,41 +52,49 @@ class Arranging:
             What keeps trials from being trained; the packs of the others; and the
             seconds that compiling took.
         """
+        order = sorted(requests, key=lambda name: name[0] != "init")
+        stateless: dict[int, Exception] = {}
+        outcomes: dict[int, list[Pack] | Overflow | Exception] = {}
+        with Compiling([requests[name] for name in order], report) as compiling:
+            for cohorts in _turns(layout, requests, compiling):
+                for number in cohorts:
+                    members = layout[number][0]
+                    stateless |= self._initialise(number, members, requests, compiling)
+                for number in cohorts:
+                    members, arrangement = layout[number]
+                    healthy = [trial for trial in members if trial not in stateless]
+                    parts = _parts(requests, number)
+                    programs = compiling.programs(list(parts.values()))
+                    found = dict(zip(parts, programs))
+                    outcomes[number] = self._place(number, healthy, arrangement, found)
         failures: dict[int, Exception] = {}
         overflows: list[Overflow] = []
         packs: list[Pack] = []
-        order = sorted(requests, key=lambda name: name[0] != "init")
-        with Compiling([requests[name] for name in order], report) as compiling:
-            stateless = self._initialise(layout, requests, compiling)
-            for number, (members, arrangement) in layout.items():
-                kinds = [kind for kind, n in requests if n == number and kind != "init"]
-                found = compiling.programs([requests[kind, number] for kind in kinds])
-                parts = dict(zip(kinds, found))
-                healthy = [trial for trial in members if trial not in stateless]
-                placed = self._place(number, healthy, arrangement, parts)
-                if isinstance(placed, Overflow):
-                    trials = tuple(sorted(members))
-                    overflows.append(dataclasses.replace(placed, trials=trials))
-                elif isinstance(placed, Exception):
-                    failures |= dict.fromkeys(members, placed)
-                else:
-                    packs += placed
-                    failures |= {n: stateless[n] for n in members if n in stateless}
+        for number, (members, _) in layout.items():
+            outcome = outcomes[number]
+            if isinstance(outcome, Overflow):
+                trials = tuple(sorted(members))
+                overflows.append(dataclasses.replace(outcome, trials=trials))
+            elif isinstance(outcome, Exception):
+                failures |= dict.fromkeys(members, outcome)
+            else:
+                packs += outcome
+                failures |= {n: stateless[n] for n in members if n in stateless}
         return Arranged(failures, tuple(overflows)), packs, compiling.seconds
 
     def _initialise(
-        self, layout: Layout, requests: Requests, compiling: Compiling
+        self,
+        number: int,
+        members: Sequence[int],
+        requests: Requests,
+        compiling: Compiling,
     ) -> dict[int, Exception]:
         """Makes first states; for each trial that has none what keeps it from one."""
-        failures: dict[int, Exception] = {}
-        for number, (members, _) in layout.items():
-            new = [("init", trial) for trial in members if ("init", trial) in requests]
-            found = compiling.programs([requests[name] for name in new])
-            programs = dict(zip(new, found))
-            failures |= self.roster.initialise(
-                members, self.cohorts[number], programs, self.batch
-            )
-        return failures
+        new = [("init", trial) for trial in members if ("init", trial) in requests]
+        found = compiling.programs([requests[name] for name in new])
+        return self.roster.initialise(
+            members, self.cohorts[number], dict(zip(new, found)), self.batch
+        )
 
     def _place(
         self,
@@ -106,3 +114,23 @@ class Arranging:
             self.roster.unload(cohort, members)
             lanes = arrangement.lanes
             return overflowed(number, lanes, members, program, error) or error
+
+
+def _turns(layout: Layout, requests: Requests, compiling: Compiling) -> list[list[int]]:
+    """The cohorts in the order in which they get their lanes.
+
+    Those whose programs are there come first, one by one, while others are compiled;
+    the first states of the others are made before any of their programs is waited for.
+    """
+    parts = {number: _parts(requests, number).values() for number in layout}
+    ready = [number for number in layout if compiling.knows(parts[number])]
+    return [*([number] for number in ready), [n for n in layout if n not in ready]]
+
+
+def _parts(requests: Requests, cohort: int) -> dict[str, Request]:
+    """The programs of a cohort's epoch, by what they do."""
+    return {
+        kind: request
+        for (kind, number), request in requests.items()
+        if number == cohort and kind != "init"
+    }

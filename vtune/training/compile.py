@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -184,6 +184,14 @@ class Compiling:
     def seconds(self) -> float:
         """The seconds until the last program was compiled, of those that are."""
         return self._ended - self._began
+
+    def knows(self, requests: Iterable[Request]) -> bool:
+        """Whether all of some programs need not be waited for.
+
+        Args:
+            requests: which.
+        """
+        return all(request.key in self._known for request in requests)
 
     def programs(self, requests: Sequence[Request]) -> list[Program | Exception]:
         """Waits for some of the programs, in any thread.
