@@ -20,6 +20,7 @@ from vtune.fusion.layout import (
 )
 from vtune.fusion.placement import (
     embed,
+    embed_lanes,
     extract,
     live,
     live_box,
@@ -158,6 +159,23 @@ def test_embedding(layouts: list[Layout], member: int, data):
     assert (wide[~box] == -1).all()
     narrow = extract(wide, layouts, member)
     assert narrow.shape == array.shape and (narrow == array).all()
+
+
+@given(
+    st.lists(LAYOUTS.filter(lambda x: x.wide <= 8), max_size=3),
+    st.lists(MEMBER, min_size=1, max_size=3),
+    st.integers(0, 2),
+)
+def test_embedding_as_lanes(layouts: list[Layout], members: list[int], idle: int):
+    shapes = [[layout.sizes[member] for layout in layouts] for member in members]
+    arrays = [
+        (np.arange(np.prod(shape)) + 100 * n + 1).reshape(shape).astype(np.float32)
+        for n, shape in enumerate(shapes)
+    ]
+    found = embed_lanes(arrays, layouts, members, len(members) + idle)
+    alone = [embed(a, layouts, member) for a, member in zip(arrays, members)]
+    expected = np.stack([*alone, *[alone[0]] * idle])
+    assert found.dtype == expected.dtype and (found == expected).all()
 
 
 @given(st.lists(LAYOUTS.filter(lambda x: x.wide <= 8), max_size=3), MEMBER)

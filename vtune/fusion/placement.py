@@ -79,12 +79,47 @@ def embed(
         ValueError: if the array has not the member's shape.
     """
     array = np.asarray(array)
+    wide = np.full([layout.wide for layout in layouts], fill, array.dtype)
+    _write(wide, array, layouts, member)
+    return wide
+
+
+def embed_lanes(
+    arrays: Sequence[np.ndarray],
+    layouts: Sequence[Layout],
+    members: Sequence[int],
+    lanes: int,
+) -> np.ndarray:
+    """The arrays of several members in the shape of the envelope, padded by zeros.
+
+    Args:
+        arrays: the narrow arrays, of one dtype.
+        layouts: the layout of each of their axes.
+        members: whose array each of them is.
+        lanes: how many lanes there are; those beyond the arrays get the first one.
+
+    Returns:
+        A new array with a lane axis in front.
+
+    Raises:
+        ValueError: if an array has not the member's shape.
+    """
+    shape = (lanes, *[layout.wide for layout in layouts])
+    wide = np.zeros(shape, np.asarray(arrays[0]).dtype)
+    for lane in range(lanes):
+        number = lane if lane < len(arrays) else 0
+        array = np.asarray(arrays[number])
+        _write(wide[lane], array, layouts, members[number])
+    return wide
+
+
+def _write(
+    wide: np.ndarray, array: np.ndarray, layouts: Sequence[Layout], member: int
+) -> None:
     shape = tuple(layout.sizes[member] for layout in layouts)
     if array.shape != shape:
         raise ValueError(f"`embed` takes an array of shape {shape}, got {array.shape}.")
-    wide = np.full([layout.wide for layout in layouts], fill, array.dtype)
     wide[_grid(layouts, member)] = array
-    return wide
 
 
 def extract(array: np.ndarray, layouts: Sequence[Layout], member: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from vtune.fusion.constants import PerFunction, constant_bytes
 from vtune.fusion.flat import FlatFunction
 from vtune.fusion.layout import Layout, shape_of
 from vtune.fusion.padding import Planned, PlannedBody
-from vtune.fusion.placement import embed, extract
+from vtune.fusion.placement import embed, embed_lanes, extract
 from vtune.fusion.rules.contents import is_finite
 from vtune.fusion.signature import flat_signature
 from vtune.fusion.sizes import trace_sizes
@@ -215,6 +215,28 @@ class Widening:
         """
         member = self._row(trace)
         return [_embedded(a, p, member) for a, p in zip(leaves, self.state)]
+
+    def embed_lanes(
+        self,
+        states: Sequence[Sequence[np.ndarray]],
+        traces: Sequence[Trace],
+        lanes: int,
+    ) -> list[np.ndarray]:
+        """The states of some trials as lanes, in the shapes of the envelope.
+
+        Args:
+            states: for each trial its leaves, as `embed` takes them.
+            traces: the trials' functions, of members' sizes.
+            lanes: how many lanes there are; those beyond the trials get the first one.
+        """
+        members = list(map(self._row, traces))
+
+        def placed(leaves: Sequence[np.ndarray], layouts: Sequence[Layout]) -> Any:
+            if _varies(layouts):
+                return embed_lanes(leaves, layouts, members, lanes)
+            return np.stack([*leaves, *[leaves[0]] * (lanes - len(leaves))])
+
+        return list(map(placed, zip(*states, strict=True), self.state))
 
     def extract(self, leaves: Sequence[np.ndarray], trace: Trace) -> list[np.ndarray]:
         """A trial's state in its own shapes.

@@ -41,17 +41,14 @@ class Member:
         return dataclasses.replace(self, epoch=self.epoch + 1, state=None)
 
     def in_lane(self, widening: Widening) -> "Lane":
-        """What a lane holds.
+        """What a lane holds beside the state.
 
         Args:
             widening: its cohort's functions.
         """
-        state = self.state
-        if state is not None:
-            state = tuple(widening.embed(state, self.trace))
         values = widening.values(self.trace)
         sizes = widening.lane_sizes(self.trace)
-        return Lane(state, values.train + values.evaluate, sizes, self.keys)
+        return Lane(values.train + values.evaluate, sizes, self.keys)
 
 
 def initialised(
@@ -105,16 +102,14 @@ def _first_state(
 
 
 class Lane(NamedTuple):
-    """What a lane holds, in the shapes of the envelope.
+    """What a lane holds beside the state, in the shapes of the envelope.
 
     Args:
-        state: the leaves of the state.
         constants: the values of the lifted constants.
         sizes: the trial's own sizes.
         keys: its keys.
     """
 
-    state: HostState | None
     constants: Any
     sizes: Int[np.ndarray, " sizes"]
     keys: LaneKeys

@@ -10,7 +10,7 @@ import numpy as np
 
 from vtune.training.cohort import Cohort
 from vtune.training.lanes import HostState, extract, stack
-from vtune.training.member import Lane, Member
+from vtune.training.member import Member
 from vtune.training.plan import Arrangement
 from vtune.training.slices import Epoch, LaneArguments
 from vtune.training.streams import side_by_side
@@ -52,30 +52,34 @@ class Pack:
 
 
 def packed(
-    cohort: int,
+    cohort: Cohort,
     program: Epoch,
     arrangement: Arrangement,
-    members: Mapping[int, Lane],
+    members: Mapping[int, Member],
     threads: int,
 ) -> list[Pack]:
     """Puts trials into the lanes of as many packs as the arrangement says.
 
     Args:
-        cohort: the cohort's number.
+        cohort: the cohort.
         program: its compiled epoch.
         arrangement: how many lanes and packs.
-        members: what the lane of each trial holds.
+        members: the trials, by number, with a state each.
         threads: how many packs are filled at a time.
 
     Returns:
         The packs, on the device.
     """
     size = -(-len(members) // arrangement.groups)
+    widening, lanes = cohort.widening, arrangement.lanes
 
     def filled(trials: tuple[int, ...]) -> Pack:
-        content = stack([members[trial] for trial in trials], arrangement.lanes)
-        placed = jax.device_put(content)
-        return Pack(cohort, program, arrangement.lanes, trials, *placed)
+        several = [members[trial] for trial in trials]
+        states = [member.state or () for member in several]
+        state = widening.embed_lanes(states, [m.trace for m in several], lanes)
+        others = stack([member.in_lane(widening) for member in several], lanes)
+        placed = jax.device_put((tuple(state), *others))
+        return Pack(cohort.number, program, lanes, trials, *placed)
 
     groups = [
         tuple(members)[start : start + size] for start in range(0, len(members), size)

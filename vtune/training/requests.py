@@ -18,6 +18,7 @@ from vtune.training.epoch import LaneEpoch, LaneFunctions, LaneInputs
 from vtune.training.initial import own_init, wide_init
 from vtune.training.keys import lane_keys
 from vtune.training.plan import Form
+from vtune.training.surroundings import Surroundings
 
 
 def keys_request() -> Request:
@@ -221,5 +222,11 @@ _NUMBER = jax.ShapeDtypeStruct((), np.int32)
 
 
 def key_data() -> jax.ShapeDtypeStruct:
-    """A random key as its data."""
-    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))
+    """A random key as its data, as JAX is set here."""
+    return _key_data(Surroundings.here())
+
+
+@functools.lru_cache
+def _key_data(surroundings: Surroundings) -> jax.ShapeDtypeStruct:
+    with surroundings.applied():
+        return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0)))

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ from vtune.training.pack import (
 )
 from vtune.training.plan import Arrangement
 from vtune.training.slices import Epoch
-from vtune.training.streams import Streams, side_by_side
+from vtune.training.streams import Streams
 from vtune.training.stretch import Halts, Round, Stretch
 
 
@@ -164,13 +163,9 @@ class Roster:
         if still_fits(old, members, arrangement):
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
         self.unload(cohort, members)
+        waiting = {number: self._members[number] for number in members}
         threads = self._streams.threads
-        works = [
-            functools.partial(self._members[n].in_lane, cohort.widening)
-            for n in members
-        ]
-        entries = dict(zip(members, side_by_side(works, threads)))
-        return packed(cohort.number, program, arrangement, entries, threads)
+        return packed(cohort, program, arrangement, waiting, threads)
 
     def unload(self, cohort: Cohort, trials: Collection[int]) -> None:
         """Takes the trials of a cohort out of their lanes.

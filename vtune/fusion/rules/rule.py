@@ -1,6 +1,7 @@
 """What a rule answers about one kind of equation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
@@ -172,11 +173,13 @@ def highest(dtype: Any) -> Any:
 
 def is_whole(aval: Any) -> bool:
     """Whether an array holds integers, truth values or keys: nothing but finite."""
-    dtype = aval.dtype
-    return any(
-        jnp.issubdtype(dtype, kind)
-        for kind in (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
-    )
+    return _is_whole(aval.dtype)
+
+
+@functools.cache
+def _is_whole(dtype: Any) -> bool:
+    kinds = (jnp.integer, jnp.bool_, jax.dtypes.prng_key)
+    return any(jnp.issubdtype(dtype, kind) for kind in kinds)
 
 
 def unmasked(step: Step) -> tuple[None, ...]:
