@@ -109,7 +109,7 @@ def embed_lanes(
     for lane in range(lanes):
         number = lane if lane < len(arrays) else 0
         array = np.asarray(arrays[number])
-        _write(wide[lane], array, layouts, members[number])
+        _write(wide[lane, ...], array, layouts, members[number])
     return wide
 
 
