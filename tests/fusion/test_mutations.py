@@ -20,8 +20,9 @@ from vtune.fusion.rules.nodes import Definition, Nodes
 from vtune.fusion.rules.table import RULES
 from vtune.fusion.widen import widen
 from vtune.training import compile
-from vtune.training.check import compare, wrong
+from vtune.training.check import compare
 from vtune.training.data import dataset
+from vtune.training.difference import wrong
 from vtune.training.loop import tracer, training_loop
 from vtune.training.precision import product_rounding
 

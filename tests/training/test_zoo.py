@@ -16,8 +16,9 @@ from vtune.fusion.evaluate import evaluate
 from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.sizes import training_structure
 from vtune.fusion.widen import widen
-from vtune.training.check import compare, wrong
+from vtune.training.check import compare
 from vtune.training.data import dataset
+from vtune.training.difference import wrong
 from vtune.training.loop import tracer, training_loop
 
 

@@ -13,9 +13,10 @@ from vtune.fusion.sizes import growing_sizes, trace_sizes, training_structure
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.cohort import Cohort
-from vtune.training.comparison import Comparison, Difference
+from vtune.training.comparison import Comparison
 from vtune.training.compile import Compiling, Program, Request, compile_all
 from vtune.training.data import DataSet
+from vtune.training.difference import Difference, wrong
 from vtune.training.loop import Loop
 from vtune.training.precision import product_rounding
 from vtune.training.streams import side_by_side, streams
@@ -138,7 +139,7 @@ def _verdict(
     comparison: Comparison, programs: Mapping[str, Program | Exception], threads: int
 ) -> str | None:
     try:
-        worst = wrong(comparison.differences(programs, threads))
+        worst = wrong(comparison.differences(programs, threads, always_noise=False))
     except Exception as error:
         return f"it could not be compared with the trial alone: {error}"
     return worst and (
@@ -178,12 +179,6 @@ def compare(
     requests = comparison.requests()
     programs, _ = compile_all(list(requests.values()))
     return comparison.differences(dict(zip(requests, programs)))
-
-
-def wrong(differences: Sequence[Difference]) -> Difference | None:
-    """The largest difference that is more than rounding, or None."""
-    found = [difference for difference in differences if difference.is_wrong]
-    return max(found, key=lambda d: np.nan_to_num(d.error, nan=np.inf), default=None)
 
 
 def _rounding_here() -> float:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,12 @@ from vtune.training.closeness import (
     worst,
 )
 from vtune.training.compile import Program, Request, abstract
+from vtune.training.difference import (
+    METRIC_TOLERANCE,
+    UPDATE_TOLERANCE,
+    Difference,
+    wrong,
+)
 from vtune.training.keys import LaneKeys
 from vtune.training.lanes import HostState
 from vtune.training.requests import init_request, keys_request, own_init_request
@@ -31,17 +37,6 @@ from vtune.training.step import (
 from vtune.training.streams import side_by_side
 
 
-# An update may differ by this much of its largest entry: where a tanh is saturated, the
-# rounding of 1 - t² alone makes 1e-2 of it; what a wrong mask does is of its own size.
-UPDATE_TOLERANCE = 2e-2
-
-# A metric may differ by this much of its value, a thousand roundings.
-METRIC_TOLERANCE = 1e-4
-
-# Beyond the tolerance, a difference counts only if it is this many times what rounding
-# errors in data and parameters make of the trial alone.
-NOISE_FACTOR = 20.0
-
 # A gradient that is truly zero is a sum of products that cancel: this many roundings of
 # the others beside it may be left.
 _ROUNDINGS_OF_ZERO = 8.0
@@ -50,27 +45,25 @@ _ROUNDINGS_OF_ZERO = 8.0
 STARTS = ("initial", "random", "negative")
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
-    """How far a trial inside the envelope is from the trial alone.
+class _Step(NamedTuple):
+    """A step of the trial alone, and how far the other is from it.
 
     Args:
-        what: a leaf of the state, a metric, or `padding`.
-        error: the largest difference, relative to the largest entry of the update or to
-            the metric; infinite where one of the two is finite only.
-        noise: the same for the trial alone with rounding errors in data and parameters.
-        tolerance: what is allowed without looking at the noise.
+        state, batch, key: what is given.
+        after, metrics: what the trial alone makes of it.
+        updates: the error of each leaf's update.
+        metric_errors: the error of each metric.
+        padding: 1.0 if something is left in the padding, else 0.0.
     """
 
-    what: str
-    error: float
-    noise: float
-    tolerance: float
-
-    @property
-    def is_wrong(self) -> bool:
-        """Whether it is more than rounding."""
-        return not self.error <= max(self.tolerance, NOISE_FACTOR * self.noise)
+    state: HostState
+    batch: Any
+    key: Any
+    after: HostState
+    metrics: Any
+    updates: list[float]
+    metric_errors: list[float]
+    padding: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,13 +109,18 @@ class Comparison:
     # What overflows or is not finite is a result to be compared, no error.
     @np.errstate(all="ignore")
     def differences(
-        self, compiled: Mapping[str, Program | Exception], threads: int = 1
+        self,
+        compiled: Mapping[str, Program | Exception],
+        threads: int = 1,
+        always_noise: bool = True,
     ) -> tuple[Difference, ...]:
         """The largest differences of all steps, by leaf and metric.
 
         Args:
             compiled: what was asked for by `requests`.
             threads: from how many starts it is trained at a time.
+            always_noise: whether the noise is wanted where no difference is beyond its
+                tolerance as well; it takes as many steps again.
 
         Raises:
             Exception: if there is one in place of a program, or running one raises it.
@@ -132,86 +130,98 @@ class Comparison:
             if isinstance(program, Exception):
                 raise program
             programs[name] = program
-        trace = self.trace
-        found = []
         initial = self._initial(programs)
-        if "wide init" in programs:
-            values, sizes = self.widening.values(trace).init, self._sizes
-            inputs = (self._keys(programs, 0).init, self._batch(0))
-            wide = jax.device_get(programs["wide init"](values, sizes, *inputs))
-            errors = self._leaf_errors(self._narrow(wide), initial, initial)
-            for path, error in zip(trace.state_paths, errors):
-                found.append(Difference(f"initial {path}", error, 0.0, 1e-5))
         starts = [functools.partial(self._steps, programs, initial, s) for s in STARTS]
         steps = [step for some in side_by_side(starts, threads) for step in some]
-        names = [f"train {name}" for name in trace.train_metrics]
-        names += [f"eval {name}" for name in trace.eval_metrics]
-        for part, what, tolerance in (
-            ("update", trace.state_paths, UPDATE_TOLERANCE),
-            ("metric", names, METRIC_TOLERANCE),
-            ("padding", ["padding"], 0.0),
-        ):
-            errors = np.array([step[part] for step in steps])
-            noise = np.array([step[f"{part} noise"] for step in steps])
-            noise = np.where(np.isfinite(noise), noise, 0.0)
-            for index, name in enumerate(what):
-                error, rounding = errors[:, index].max(), noise[:, index].max()
-                found.append(Difference(name, float(error), float(rounding), tolerance))
-        return tuple(found)
+        rows = [[*step.updates, *step.metric_errors, step.padding] for step in steps]
+        errors = np.max(rows, 0)
+        found = self._found(errors, np.zeros(len(errors)))
+        if always_noise or wrong(found):
+            works = [functools.partial(self._noise, programs, step) for step in steps]
+            noise = np.array(side_by_side(works, threads))
+            found = self._found(errors, np.where(np.isfinite(noise), noise, 0.0).max(0))
+        return (*self._initial_differences(programs, initial), *found)
+
+    def _found(self, errors: np.ndarray, noise: np.ndarray) -> list[Difference]:
+        """The differences of a step's leaves, its metrics and the padding."""
+        trace = self.trace
+        metrics = [f"train {name}" for name in trace.train_metrics]
+        metrics += [f"eval {name}" for name in trace.eval_metrics]
+        tolerances = dict.fromkeys(trace.state_paths, UPDATE_TOLERANCE)
+        tolerances |= dict.fromkeys(metrics, METRIC_TOLERANCE) | {"padding": 0.0}
+        names = zip([*trace.state_paths, *metrics, "padding"], errors, noise)
+        return [Difference(n, float(e), float(r), tolerances[n]) for n, e, r in names]
+
+    def _initial_differences(
+        self, programs: Mapping[str, Program], initial: HostState
+    ) -> list[Difference]:
+        """How far the initial state of the envelope is from the trial's own."""
+        if "wide init" not in programs:
+            return []
+        values, sizes = self.widening.values(self.trace).init, self._sizes
+        inputs = (self._keys(programs, 0).init, self._batch(0))
+        wide = jax.device_get(programs["wide init"](values, sizes, *inputs))
+        errors = self._leaf_errors(self._narrow(wide), initial, initial)
+        return [
+            Difference(f"initial {path}", error, 0.0, 1e-5)
+            for path, error in zip(self.trace.state_paths, errors)
+        ]
 
     @np.errstate(all="ignore")
     def _steps(
         self, programs: Mapping[str, Program], initial: HostState, start: str
-    ) -> list[dict[str, list[float]]]:
-        """The errors of each step from a start."""
+    ) -> list[_Step]:
+        """The steps from a start."""
         count = len(jax.tree.leaves(self.batches)[0])
         # The keys of the steps are those of trials that do not exist.
         keys = [self._keys(programs, 1 + number).step for number in range(count)]
         state, found = self._start(initial, start), []
         for number, key in enumerate(keys):
-            state, errors = self._step(programs, state, self._batch(number), key)
-            found.append(errors)
+            found.append(self._step(programs, state, self._batch(number), key))
+            state = found[-1].after
         return found
 
     def _step(
         self, programs: Mapping[str, Program], state: HostState, batch: Any, key: Any
-    ) -> tuple[HostState, dict[str, list[float]]]:
-        """The state after the trial's own step, and the errors of the other."""
+    ) -> _Step:
+        """The trial's own step, and the errors of the other."""
         widening, trace, evaluated = self.widening, self.trace, self.evaluated
-
-        def alone(state: Any, batch: Any) -> Any:
-            constants = own_constants(widening, trace, evaluated)
-            result = programs["own step"](constants, state, batch, evaluated, key)
-            return jax.device_get(result)
-
-        after, metrics = alone(state, batch)
-        rounded = self._noisy(state)
-        leaves, tree = jax.tree.flatten(batch)
-        rounded_leaves = self._noisy(leaves)
-        noisy_after, noisy_metrics = alone(
-            rounded, jax.tree.unflatten(tree, rounded_leaves)
-        )
+        after, metrics = self._alone(programs, state, batch, key)
         constants = wide_constants(widening, trace, evaluated)
         before, evaluated_state = self._wide(state), self._wide(after)
         inputs = (before, evaluated_state, batch, evaluated, key)
-        wide, found = jax.device_get(
-            programs["wide step"](constants, self._sizes, *inputs)
-        )
+        result = programs["wide step"](constants, self._sizes, *inputs)
+        wide, found = jax.device_get(result)
+        updates = self._leaf_errors(self._narrow(wide), after, state)
+        errors = [relative(a, b, 1e-3) for a, b in zip(found, metrics)]
+        left = self._left_in_padding(wide)
+        return _Step(state, batch, key, after, metrics, updates, errors, left)
+
+    def _alone(
+        self, programs: Mapping[str, Program], state: Any, batch: Any, key: Any
+    ) -> tuple[HostState, list[Any]]:
+        """The state and the metrics after the trial's own step."""
+        constants = own_constants(self.widening, self.trace, self.evaluated)
+        result = programs["own step"](constants, state, batch, self.evaluated, key)
+        return jax.device_get(result)
+
+    @np.errstate(all="ignore")
+    def _noise(self, programs: Mapping[str, Program], step: _Step) -> list[float]:
+        """What roundings make of a step alone, of all that is compared."""
+        rounded = self._noisy(step.state)
+        leaves, tree = jax.tree.flatten(step.batch)
+        batch = jax.tree.unflatten(tree, self._noisy(leaves))
+        after, metrics = self._alone(programs, rounded, batch, step.key)
         # What was added to the parameters is no difference of their updates.
         moved = [
             one - other + start if is_float(start) else one
-            for one, other, start in zip(noisy_after, rounded, state)
+            for one, other, start in zip(after, rounded, step.state)
         ]
-        return after, {
-            "update": self._leaf_errors(self._narrow(wide), after, state),
-            "update noise": self._leaf_errors(moved, after, state),
-            "metric": [relative(a, b, 1e-3) for a, b in zip(found, metrics)],
-            "metric noise": [
-                relative(a, b, 1e-3) for a, b in zip(noisy_metrics, metrics)
-            ],
-            "padding": [self._left_in_padding(wide)],
-            "padding noise": [0.0],
-        }
+        return [
+            *self._leaf_errors(moved, step.after, step.state),
+            *[relative(a, b, 1e-3) for a, b in zip(metrics, step.metrics)],
+            0.0,
+        ]
 
     def _initial(self, programs: Mapping[str, Program]) -> HostState:
         values = self.widening.own_values(self.trace).init
