@@ -102,6 +102,29 @@ def test_what_turns_out_otherwise_is_planned_for_when_it_starts(assigned):
     assert assigned[2:] == [[3, 4]]
 
 
+class Asked(Brackets):
+    """Counts how often it is asked."""
+
+    asked = 0
+
+    def next(self, history, *, exhausted, capacity):
+        Asked.asked += 1
+        return super().next(history, exhausted=exhausted, capacity=capacity)
+
+
+@pytest.mark.parametrize("trials", [3, TRIALS])
+def test_the_schedule_is_asked_once_after_each_decision(trials):
+    scene = Scene()
+    schedule = Asked((((Rung(trials, 1),),),), OBJECTIVE)
+    upcoming = Upcoming(schedule, scene.intake, scene.trainer)
+    for _ in range(2):
+        upcoming.renew()
+        before = Asked.asked
+        planned = [upcoming.plan(scene.trials) for _ in range(4)]
+        assert Asked.asked == before + 1
+        assert planned == [trials == TRIALS, False, False, False]
+
+
 def test_what_is_not_traced_yet_is_not_planned_for():
     intake = new_intake()
     for _ in range(2):

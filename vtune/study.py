@@ -206,6 +206,7 @@ class Study:
         most = self._capacity()
         actions = schedule.next(self.trials, exhausted=exhausted, capacity=most)
         self._decide(actions)
+        self._upcoming.renew()
         if actions or not self._arranged:
             self._arrange()
         training = bool(history.training(self.trials))
@@ -259,7 +260,6 @@ class Study:
         for number, reason in apart.items():
             self._journal.decide("apart", (number,), reason=reason)
         self._journal.start(traces, sight)
-        self._upcoming.renew()
 
     def _arrange(self) -> None:
         self._arranged = False

@@ -10,7 +10,7 @@ from vtune.trial import Trial
 
 
 class Upcoming:
-    """Plans for what starts next as soon as it is traced, once after each start.
+    """Plans for what starts next as soon as it is traced, once after each decision.
 
     How many trials start does not depend on the scores that are not there yet. Should
     others start nevertheless, since some failed, they are planned for when they do: no
@@ -26,14 +26,17 @@ class Upcoming:
         self._schedule = schedule
         self._intake = intake
         self._trainer = trainer
-        self._is_open = False
+        # How many trials start next and are yet to be planned for; None: not known.
+        self._starting: int | None = 0
 
     def renew(self) -> None:
-        """Says that trials have started, so that others are next."""
-        self._is_open = True
+        """Says that something was decided, so that another decision is next."""
+        self._starting = None
 
     def plan(self, trials: Sequence[Trial]) -> bool:
         """Plans for what starts next, unless that was done or is too early.
+
+        It is called again and again, so the schedule is asked once.
 
         Args:
             trials: the records of all trials.
@@ -41,17 +44,22 @@ class Upcoming:
         Returns:
             Whether it planned.
         """
-        if not self._is_open:
+        if self._starting is None:
+            self._starting = self._count(trials)
+        if not self._starting:
             return False
+        known = self._intake.upcoming(self._starting, self._schedule.total_trials)
+        if known is None:
+            return False
+        self._starting = 0
+        self._trainer.foresee(*known, self._intake.envelope)
+        return True
+
+    def _count(self, trials: Sequence[Trial]) -> int:
+        """How many trials start at the next decision."""
         actions = self._schedule.next(
             history.foreseen(trials),
             exhausted=self._intake.exhausted,
             capacity=self._trainer.capacity,
         )
-        starting = sum(each.trials for each in actions if isinstance(each, Start))
-        known = self._intake.upcoming(starting, self._schedule.total_trials)
-        if not starting or known is None:
-            return False
-        self._is_open = False
-        self._trainer.foresee(*known, self._intake.envelope)
-        return True
+        return sum(each.trials for each in actions if isinstance(each, Start))
