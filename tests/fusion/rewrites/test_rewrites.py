@@ -119,12 +119,15 @@ def test_what_is_no_float_or_empty_stays_as_it_is():
 
 WIDE = Convolution((Slide(32, 3, low=1, high=1),) * 2, 1, "channel", 32, 16, 32)
 NARROW = dataclasses.replace(WIDE, channels=3)
+NARROW_STRIDED = dataclasses.replace(NARROW, slides=(Slide(32, 3, stride=2),) * 2)
 STRIDED_BACKWARD = dataclasses.replace(WIDE, slides=(Slide(16, 3, hole=2),) * 2)
 DEPTHWISE = dataclasses.replace(WIDE, groups=16, channels=1, features=1)
 
 
 def test_the_rule_is_a_function_of_platform_lanes_and_sizes():
-    assert Rewrites("cpu", "map").form(NARROW) == "patches"
+    assert Rewrites("cpu", "map").form(NARROW) == "planes"
+    assert Rewrites("cpu", "map").form(NARROW_STRIDED) == "patches"
+    assert Rewrites("cpu", "vmap").form(NARROW) == "patches"
     assert Rewrites("cpu", "map").form(WIDE) == "canonical"
     assert Rewrites("cpu", "vmap").form(WIDE) == "products"
     assert Rewrites("cpu", "map").form(DEPTHWISE) == "unrolled"
@@ -212,16 +215,19 @@ IN_ENVELOPES = {
             pytest.param(name, form, marks=pytest.mark.ci)
             for name, form in [
                 ("channels", "canonical"),
+                ("channels", "planes"),
                 ("channels", "products"),
                 ("channels", "scattered"),
                 ("strided", "canonical"),
                 ("strided", "patches"),
+                ("strided", "planes"),
                 ("strided", "products"),
                 ("depthwise", "canonical"),
                 ("depthwise", "products"),
                 ("depthwise", "weighed"),
                 ("images", "canonical"),
                 ("images", "patches"),
+                ("images", "planes"),
                 ("images", "products"),
                 ("images", "scattered"),
             ]

@@ -48,6 +48,11 @@ class Convolution:
         return tuple([slide.places < slide.window for slide in self.slides])
 
     @property
+    def has_few_places(self) -> bool:
+        """Whether there are fewer places than entries along any axis."""
+        return any(self.over_places)
+
+    @property
     def patches(self) -> int:
         """The entries of all shifted slices."""
         entries = self.groups * self.samples * self.channels

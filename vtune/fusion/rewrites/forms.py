@@ -30,7 +30,7 @@ def forms(found: Convolution) -> tuple[Form, ...]:
     several = found.groups > 1
     strided = any(slide.stride > 1 for slide in found.slides)
     left_out: set[Form] = set()
-    if several or strided or any(found.over_places):
+    if several or strided or found.has_few_places:
         left_out.add("scattered")
     if not several:
         left_out |= {"weighed", "unrolled"}

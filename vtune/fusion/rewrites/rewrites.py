@@ -117,21 +117,34 @@ def _on_cpu(found: Convolution, side_by_side: bool) -> Form:
         return "unrolled"
     if any(slide.hole > 1 for slide in found.slides) and "scattered" in forms(found):
         return "scattered"
+    if found.groups == 1 and found.patches <= _MANY and _has_few_channels(found):
+        return "patches" if side_by_side or _is_strided(found) else "planes"
     if found.groups == 1 and _gains_by_slices(found):
         return "patches" if found.patches <= _MANY else "products"
     # JAX makes a convolution in groups of one over lanes with a kernel each.
     return "products" if side_by_side else "canonical"
 
 
+def _has_few_channels(found: Convolution) -> bool:
+    """Whether it is a convolution of few channels, or the gradient of its kernel.
+
+    The gradient takes the slices that are there already for the convolution.
+    """
+    channels = found.samples if found.has_few_places else found.channels
+    return min(found.window, found.places) > 1 and channels <= _FEW
+
+
+def _is_strided(found: Convolution) -> bool:
+    slides = found.slides
+    return any((s.spread if found.has_few_places else s.stride) > 1 for s in slides)
+
+
 def _gains_by_slices(found: Convolution) -> bool:
     if found.places == 1:
         return True
-    if any(found.over_places):
-        strided = any(slide.spread > 1 for slide in found.slides)
-        return strided and found.samples > _FEW
-    if found.window == 1:
-        return found.channels > _FEW
-    return found.channels <= _FEW and found.patches <= _MANY
+    if found.has_few_places:
+        return _is_strided(found)
+    return found.window == 1 and found.channels > _FEW
 
 
 def _side_by_side(found: Convolution) -> Form:

@@ -29,12 +29,15 @@ from vtune.fusion.rewrites.sliding import bordered, entries
 
 
 # - "patches": one matrix product with all slices side by side;
+# - "planes": the same with all slices behind one another;
 # - "products": the sum of a matrix product for each slice;
 # - "scattered": one matrix product with the whole kernel, whose parts are shifted and
 #   added;
 # - "weighed": the sum of slices times numbers, without matrix products;
 # - "unrolled": the same with long sums written out.
-SliceForm = Literal["patches", "products", "scattered", "weighed", "unrolled"]
+SliceForm = Literal[
+    "patches", "planes", "products", "scattered", "weighed", "unrolled"
+]
 
 _GROUP, _SAMPLE, _CHANNEL, _FEATURE = "group", "sample", "channel", "feature"
 
@@ -72,8 +75,11 @@ def sliced(
         whole = _named(left, numbers.lhs_spec, [_SAMPLE, _CHANNEL, *places])
         result = _scattered(found, multiply(whole, kernel, ()))
     else:
-        cuts = _cuts(found, left, numbers.lhs_spec)
-        if form == "patches":
+        spec = numbers.lhs_spec
+        if form == "planes":
+            left, spec = _in_front(left, spec, spec[0 if found.has_few_places else 1])
+        cuts = _cuts(found, left, spec)
+        if form in ("patches", "planes"):
             cuts = [_Cut({}, _patches(found, cuts))]
         result = _summed(found, cuts, kernel, multiply)
     names = [[_SAMPLE], [_GROUP, _FEATURE], *([place] for place in places)]
@@ -113,6 +119,14 @@ def _named(array: jax.Array, spec: Sequence[int], names: Sequence[str]) -> Named
     return Named(array, tuple([name for _, name in order]))
 
 
+def _in_front(
+    array: jax.Array, spec: Sequence[int], axis: int
+) -> tuple[jax.Array, tuple[int, ...]]:
+    """An array with an axis moved in front of the others, and where all axes are now."""
+    order = [axis, *(other for other in range(array.ndim) if other != axis)]
+    return jax.lax.transpose(array, order), tuple([order.index(each) for each in spec])
+
+
 def _multiplication(form: SliceForm, precision: Any, dtype: Any) -> _Multiply:
     if form == "weighed":
         return functools.partial(weighed, dtype=dtype)
@@ -150,10 +164,9 @@ def _cuts(found: Convolution, left: jax.Array, spec: Sequence[int]) -> list[_Cut
 
 
 def _patches(found: Convolution, cuts: Sequence[_Cut]) -> Named:
-    """All slices side by side."""
+    """All slices side by side, along the axis summed over or kept with them."""
     arrays, names = [cut.slice.array for cut in cuts], cuts[0].slice.names
-    # Beside the axis that is summed over with them, or kept with them.
-    beside = _SAMPLE if any(found.over_places) else _CHANNEL
+    beside = _SAMPLE if found.has_few_places else _CHANNEL
     axis = names.index(beside)
     counts = [min(slide.window, slide.places) for slide in found.slides]
     shape = arrays[0].shape
