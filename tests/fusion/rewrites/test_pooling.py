@@ -7,7 +7,10 @@ from hypothesis import given, strategies as st
 from jax import lax
 
 from tests.fusion.rewrites.both_ways import both_ways, compared, small_numbers
+from vtune.fusion.flat import walk
+from vtune.fusion.rewrites.pooling import can_be_drawn
 from vtune.fusion.rewrites.rewrites import Rewrites
+from vtune.fusion.trace import trace_function
 
 
 POOLING = {
@@ -16,8 +19,10 @@ POOLING = {
     "reduce_window_sum",
     "select_and_scatter_add",
 }
-# It chooses no form of pooling, so that any platform is every platform.
-REWRITES = Rewrites("gpu", "vmap")
+REWRITES = {
+    "on a CPU": Rewrites("cpu", "map"),
+    "elsewhere": Rewrites("gpu", "vmap"),
+}
 
 REDUCTIONS = {
     "sum": (lax.add, 0),
@@ -29,8 +34,10 @@ REDUCTIONS = {
 def rewritten(equation, operands):
     if equation.primitive.name not in POOLING:
         return {}
-    (result,) = REWRITES.bind(equation, operands)
-    return {"rewritten": result}
+    return {
+        name: rewrites.bind(equation, operands)[0]
+        for name, rewrites in REWRITES.items()
+    }
 
 
 def pooling(kind, window, strides, padding, **dilations):
@@ -66,7 +73,7 @@ def check(pool, array, gradient=True):
     names = []
     for name, expected, found in compared(rewritten, pool, *arguments):
         np.testing.assert_array_equal(found, expected, err_msg=name)
-        names.append(name.partition(",")[0])
+        names.append(name)
     return names
 
 
@@ -83,7 +90,7 @@ def cases(draw):
     padding = draw(st.sampled_from(["VALID", "SAME", None]))
     if padding is None:
         padding = each(st.tuples(*[st.integers(0, 2)] * 2))
-    shape = (2, *each(st.integers(3, 7)), 2)
+    shape = (2, *each(st.integers(3, 7)), draw(st.sampled_from([2, 16])))
     kind = draw(st.sampled_from(list(REDUCTIONS)))
     return (
         pooling(kind, window, strides, padding),
@@ -121,15 +128,40 @@ def test_pooling_and_its_gradient_are_what_they_were_often(case, odd):
 def test_of_equal_entries_the_first_gets_the_gradient(kind):
     pool = pooling(kind, (2, 2), (2, 2), "VALID")
     array = np.ones((1, 4, 4, 1), np.float32)
-    assert len(check(pool, array)) == 2
+    assert len(check(pool, array)) == 2 * len(REWRITES)
     _, pull = jax.vjp(pool, array)
     (gradient,) = pull(np.ones((1, 2, 2, 1), np.float32))
     assert gradient[0, ::2, ::2].sum() == gradient.sum() == 4
 
 
+@pytest.mark.parametrize("channels", [3, 16])
 @pytest.mark.parametrize("kind", REDUCTIONS)
-def test_what_fills_no_window_gets_no_gradient(kind):
-    check(pooling(kind, (2, 2), (2, 2), "VALID"), small_numbers((2, 5, 7, 3), 0))
+def test_what_fills_no_window_gets_no_gradient(kind, channels):
+    array = small_numbers((2, 5, 7, channels), 0)
+    check(pooling(kind, (2, 2), (2, 2), "VALID"), array)
+
+
+@pytest.mark.parametrize(
+    "shape, window, is_drawn",
+    [
+        ((2, 4, 6, 16), (2, 2), True),
+        ((2, 4, 6, 24), (1, 3), True),
+        ((2, 4, 6, 8), (2, 2), False),
+        ((2, 4, 6, 20), (2, 2), False),
+        ((2, 6, 6, 16), (3, 3), False),
+    ],
+)
+def test_entries_draw_from_small_windows_of_many_channels(shape, window, is_drawn):
+    pool = pooling("maximum", window, window, "VALID")
+    array = small_numbers(shape, 0)
+    flat = trace_function(jax.grad(lambda array: pool(array).sum()), array)
+    (gradient,) = [
+        equation
+        for equation in walk(flat.body)
+        if equation.primitive.name == "select_and_scatter_add"
+    ]
+    assert can_be_drawn(gradient.params, shape) == is_drawn
+    check(pool, array)
 
 
 @pytest.mark.parametrize("kind", REDUCTIONS)
@@ -172,7 +204,6 @@ def test_what_is_short_of_bits_is_added_up_with_more():
     # In bfloat16, 256 + 1 is 256.
     array = np.ones((1, 20, 20, 1), jnp.bfloat16)
     array[0, 0, 0, 0] = 256
-    ((_, _, found),) = compared(
-        rewritten, pooling("sum", (20, 20), (1, 1), "VALID"), array
-    )
-    assert found.item() == 656
+    pool = pooling("sum", (20, 20), (1, 1), "VALID")
+    found = [each.item() for _, _, each in compared(rewritten, pool, array)]
+    assert found == [656] * len(REWRITES)

@@ -253,20 +253,21 @@ def average(array):
 
 
 @pytest.mark.parametrize(
-    "function, axis",
+    "function, axis, rewrites",
     [
-        (maximum, 3),
-        pytest.param(average, 3, marks=pytest.mark.ci),
-        pytest.param(maximum, 1, marks=pytest.mark.ci),
-        pytest.param(average, 1, marks=pytest.mark.ci),
+        (maximum, 3, SIDE_BY_SIDE),
+        (maximum, 3, Rewrites("cpu", "map")),
+        pytest.param(average, 3, SIDE_BY_SIDE, marks=pytest.mark.ci),
+        pytest.param(maximum, 1, SIDE_BY_SIDE, marks=pytest.mark.ci),
+        pytest.param(maximum, 1, Rewrites("cpu", "map"), marks=pytest.mark.ci),
+        pytest.param(average, 1, SIDE_BY_SIDE, marks=pytest.mark.ci),
     ],
+    ids=str,
 )
-def test_pooling_in_an_envelope_is_that_alone(function, axis):
+def test_pooling_in_an_envelope_is_that_alone(function, axis, rewrites):
     shapes = []
     for n in (4, 5, 8):
-        shape = [2, 4, 6, 3]
-        shape[axis] = n
+        shape = [2, 4, 6, 16]
+        shape[axis] = 2 * n if axis == 3 else n
         shapes.append([tuple(shape)])
-    check_function(
-        both_ways(function), *members(function, shapes), bind=SIDE_BY_SIDE.bind
-    )
+    check_function(both_ways(function), *members(function, shapes), bind=rewrites.bind)

@@ -2,11 +2,13 @@
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vtune.fusion.arrays import summing
 from vtune.fusion.rewrites.sliding import Slide, bordered, entries
@@ -117,15 +119,72 @@ def spread_to_extreme(
     """
     along = slides(params, operand.shape)
     zero = jnp.zeros((), source.dtype)
-    parts = [
-        jnp.where(chosen, source, zero)
-        for chosen in _chosen(along, params["select_prim"].name == "ge", operand)
-    ]
-    if all(slide.is_tiling for slide in along.values()):
-        result = _side_by_side(along, parts)
-        rest = [(0, n - m, 0) for n, m in zip(operand.shape, result.shape, strict=True)]
-        return jax.lax.pad(result, zero, rest)
+    first = _first_extreme(params, along, operand)
+    count = math.prod([slide.window for slide in along.values()])
+    parts = [jnp.where(first == number, source, zero) for number in range(count)]
+    if _are_tilings(along):
+        return _filled_up(_side_by_side(along, parts), operand.shape)
     return _overlaid(along, parts, operand.shape)
+
+
+def drawn_from_windows(
+    params: Mapping[str, Any], source: jax.Array, operand: jax.Array
+) -> jax.Array:
+    """The gradient of pooling where no entry lies in two windows, as one loop.
+
+    Each entry finds out by itself which one of its window is chosen: that is computed
+    as often as the window has entries, but nothing is written except the result.
+
+    Args:
+        params: the parameters of an equation `select_and_scatter_add`.
+        source: its first operand, an entry for each window.
+        operand: its second operand, what was pooled.
+
+    Returns:
+        What the equation computes.
+    """
+    along = slides(params, operand.shape)
+    windows = [along[n].window if n in along else 1 for n in range(operand.ndim)]
+    shape = [n for pair in zip(source.shape, windows, strict=True) for n in pair]
+    numbers = np.arange(math.prod(windows), dtype=np.int32)
+    numbers = numbers.reshape([n for window in windows for n in (1, window)])
+
+    def repeated(array: jax.Array) -> jax.Array:
+        return jax.lax.broadcast_in_dim(array, shape, range(0, len(shape), 2))
+
+    first = _first_extreme(params, along, operand)
+    result = jnp.where(
+        repeated(first) == numbers, repeated(source), jnp.zeros((), source.dtype)
+    )
+    tiled = [n * window for n, window in zip(source.shape, windows, strict=True)]
+    return _filled_up(result.reshape(tiled), operand.shape)
+
+
+def can_be_drawn(params: Mapping[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether `drawn_from_windows` computes it, and fast on a CPU.
+
+    That takes windows of few entries, of which none lies in two, and a last axis that
+    is a loop over whole vectors. Beside what is written first and read again, it was
+    1.2 to 1.7 times as fast for 16 to 128 channels, and slower for 8, 12 and 20.
+
+    Args:
+        params: the parameters of an equation `select_and_scatter_add`.
+        shape: the shape of what was pooled.
+    """
+    along, channels = slides(params, shape), shape[-1]
+    few = math.prod([slide.window for slide in along.values()]) <= 4
+    inner = len(shape) - 1 not in along and channels >= 16 and channels % 8 == 0
+    return few and inner and _are_tilings(along)
+
+
+def _are_tilings(along: Slides) -> bool:
+    return all(slide.is_tiling for slide in along.values())
+
+
+def _filled_up(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """With zeros where there are entries beyond the last window."""
+    rest = [(0, n - m, 0) for n, m in zip(shape, array.shape, strict=True)]
+    return jax.lax.pad(array, jnp.zeros((), array.dtype), rest)
 
 
 def _side_by_side(along: Slides, parts: list[jax.Array]) -> jax.Array:
@@ -157,23 +216,26 @@ def _overlaid(
     return total.astype(dtype)
 
 
-def _chosen(along: Slides, largest: bool, operand: jax.Array) -> list[jax.Array]:
-    """For each entry of the window in which places it is the first extreme one.
+def _first_extreme(
+    params: Mapping[str, Any], along: Slides, operand: jax.Array
+) -> jax.Array:
+    """The number of the first extreme entry of each window.
 
     The entries are compared in XLA's order and by its rule, in which a comparison with
     NaN moves on. A border can be chosen like any entry, as it can on CPU and GPU, where
     JAX has it so; that matters where a window holds nothing but infinity or NaN.
     """
+    largest = params["select_prim"].name == "ge"
     fill = lowest(operand.dtype) if largest else highest(operand.dtype)
     stays = jax.lax.ge if largest else jax.lax.le
     whole = bordered(operand, along, fill)
     best, *others = [entries(whole, along, at) for at in _positions(along)]
-    chosen = [jnp.ones(best.shape, bool)]
-    for entry in others:
+    first = jnp.zeros(best.shape, jnp.int32)
+    for number, entry in enumerate(others, 1):
         stay = stays(best, entry)
         best = jnp.where(stay, best, entry)
-        chosen = [*[earlier & stay for earlier in chosen], ~stay]
-    return chosen
+        first = jnp.where(stay, first, number)
+    return first
 
 
 def _positions(along: Slides) -> Iterator[Mapping[int, int]]:

@@ -1,6 +1,7 @@
 """Which form is an equation computed in? By a shipped rule, and never by a clock."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -12,6 +13,8 @@ from vtune.fusion.flat import Equation
 from vtune.fusion.rewrites.convolution import Convolution, convolution
 from vtune.fusion.rewrites.forms import Form, convolved, forms
 from vtune.fusion.rewrites.pooling import (
+    can_be_drawn,
+    drawn_from_windows,
     pooled_maximum,
     pooled_minimum,
     pooled_sum,
@@ -89,13 +92,25 @@ class Rewrites:
         if name in _POOLING:
             if not slides(params, avals[-1].shape):
                 return None
-            return lambda *operands: _POOLING[name](params, *operands)
+            return functools.partial(self._pooling(name, params, avals[-1]), params)
         if name == "conv_general_dilated" and _is_floating(avals):
             found = convolution(params, avals[0].shape, avals[1].shape)
             form = self.form(found)
             if form is not None:
                 return lambda *operands: convolved(form, params, *operands)
         return None
+
+    def _pooling(
+        self, name: str, params: Any, operand: Any
+    ) -> Callable[..., jax.Array]:
+        is_gradient = name == "select_and_scatter_add"
+        if (
+            is_gradient
+            and self.platform == "cpu"
+            and can_be_drawn(params, operand.shape)
+        ):
+            return drawn_from_windows
+        return _POOLING[name]
 
 
 def _has_entries(aval: Any) -> bool:

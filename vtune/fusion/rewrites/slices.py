@@ -35,9 +35,7 @@ from vtune.fusion.rewrites.sliding import bordered, entries
 #   added;
 # - "weighed": the sum of slices times numbers, without matrix products;
 # - "unrolled": the same with long sums written out.
-SliceForm = Literal[
-    "patches", "planes", "products", "scattered", "weighed", "unrolled"
-]
+SliceForm = Literal["patches", "planes", "products", "scattered", "weighed", "unrolled"]
 
 _GROUP, _SAMPLE, _CHANNEL, _FEATURE = "group", "sample", "channel", "feature"
 
@@ -122,7 +120,7 @@ def _named(array: jax.Array, spec: Sequence[int], names: Sequence[str]) -> Named
 def _in_front(
     array: jax.Array, spec: Sequence[int], axis: int
 ) -> tuple[jax.Array, tuple[int, ...]]:
-    """An array with an axis moved in front of the others, and where all axes are now."""
+    """An array with an axis in front of the others, and where all of them are now."""
     order = [axis, *(other for other in range(array.ndim) if other != axis)]
     return jax.lax.transpose(array, order), tuple([order.index(each) for each in spec])
 
