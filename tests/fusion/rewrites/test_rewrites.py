@@ -262,7 +262,7 @@ def average(array):
         pytest.param(maximum, 1, Rewrites("cpu", "map"), marks=pytest.mark.ci),
         pytest.param(average, 1, SIDE_BY_SIDE, marks=pytest.mark.ci),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_pooling_in_an_envelope_is_that_alone(function, axis, rewrites):
     shapes = []
