@@ -103,7 +103,8 @@ class Admission:
                 structures.values(), {structures[n]: why for n, why in settled.items()}
             )
         while True:
-            found, chosen = self._assigned(traces, outlook, envelope)
+            begun = self._verdicts.begin
+            found, chosen = self._assigned(traces, outlook, envelope, begun)
             new = found[len(self.cohorts) :]
             if do(functools.partial(self._verdicts.judge, new)):
                 break
@@ -120,7 +121,11 @@ class Admission:
         return Admitted(seconds - checking, checking, apart)
 
     def _assigned(
-        self, traces: Mapping[int, Trace], outlook: Outlook, envelope: Envelope
+        self,
+        traces: Mapping[int, Trace],
+        outlook: Outlook,
+        envelope: Envelope,
+        begun: Callable[[Cohort], None] = lambda cohort: None,
     ) -> Assignment:
         if self._foreseen is not None:
             question, answer = self._foreseen
@@ -133,6 +138,7 @@ class Admission:
             outlook=outlook,
             envelope=envelope,
             apart=self._verdicts.apart,
+            begun=begun,
         )
 
     def _question(self, traces: Mapping[int, Trace], outlook: Outlook) -> _Question:

@@ -1,7 +1,7 @@
 """Which trials run in one program: a pure function of their traces and the settings."""
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 
 from vtune.fusion.envelope import find_envelope, undominated
 from vtune.fusion.refusal import Refusal
@@ -11,7 +11,7 @@ from vtune.fusion.trace import Trace
 from vtune.fusion.widen import widen
 from vtune.fusion.widening import Widening
 from vtune.fusion.work import terms
-from vtune.training.cohort import Cohort, Lanes, extended, lane_form
+from vtune.training.cohort import Cohort, Lanes, extended, lane_form, may_extend
 from vtune.training.device import DeviceRule
 from vtune.training.grouping import FuseWidths, group, lane_seconds, rule_for
 from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook, expected
@@ -42,6 +42,7 @@ def assign(
     outlook: Outlook = NOTHING_KNOWN,
     envelope: Envelope = lambda numbers: None,
     apart: Mapping[Hashable, str] | None = None,
+    begun: Callable[[Cohort], None] = lambda cohort: None,
 ) -> tuple[tuple[Cohort, ...], dict[int, int]]:
     """Finds a cohort for each trial.
 
@@ -58,11 +59,14 @@ def assign(
         envelope: makes an envelope where no trial is one.
         apart: structures of which trials of different widths are not to share a
             program, with the reason.
+        begun: is called with each new cohort, while others are yet to be found.
 
     Returns:
         All cohorts, old and new, and each new trial's cohort number.
     """
-    assigning = _Assigning(traces.keys(), cohorts, settings, envelope, apart or {})
+    assigning = _Assigning(
+        traces.keys(), cohorts, settings, envelope, apart or {}, begun
+    )
     coming = assigning.by_kind(outlook.coming)
     others = assigning.by_kind(dict(enumerate(outlook.others)))
     for kind, starting in assigning.by_kind(traces).items():
@@ -83,6 +87,7 @@ class _Assigning:
         settings: Settings,
         envelope: Envelope,
         apart: Mapping[Hashable, str],
+        begun: Callable[[Cohort], None],
     ):
         self.cohorts = list(cohorts)
         self.chosen: dict[int, int] = {}
@@ -90,6 +95,7 @@ class _Assigning:
         self._settings = settings
         self._envelope = envelope
         self._apart = apart
+        self._begun = begun
 
     def by_kind(self, traces: Mapping[int, Trace]) -> dict[Hashable, dict[int, Trace]]:
         """Trials by what those that are considered for one program have in common."""
@@ -117,7 +123,7 @@ class _Assigning:
         known += [*later.coming.values(), *later.others]
         unseen = self._homeless(kind, later.coming)
         for sibling in siblings:
-            unseen = {n: t for n, t in unseen.items() if not _may_extend(sibling, t)}
+            unseen = {n: t for n, t in unseen.items() if not may_extend(sibling, t)}
         several = {**homeless, **unseen}
         weights = dict.fromkeys(several, later.weight)
         largest, many = expected(several, later)
@@ -155,7 +161,7 @@ class _Assigning:
         """Makes widths known to cohorts whose programs hold them as they are."""
         left = [*traces.values()]
         for cohort in self._siblings(kind):
-            fitting = [trace for trace in left if _may_extend(cohort, trace)]
+            fitting = [trace for trace in left if may_extend(cohort, trace)]
             if fitting:
                 wide = cohort.widening.envelope
                 try:
@@ -271,13 +277,8 @@ class _Assigning:
                 apart,
             )
         )
+        self._begun(self.cohorts[number])
         self._choose(traces, number)
-
-
-def _may_extend(cohort: Cohort, trace: Trace) -> bool:
-    """Whether a trial's sizes may become known to a cohort of its kind."""
-    widening = cohort.widening
-    return widening.varies and dominates(widening.envelope, trace)
 
 
 def _covered(

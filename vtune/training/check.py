@@ -12,6 +12,7 @@ from vtune.fusion.arrays import array_identity
 from vtune.fusion.sizes import growing_sizes, trace_sizes, training_structure
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
+from vtune.training.ahead import Ahead
 from vtune.training.cohort import Cohort
 from vtune.training.comparison import Comparison
 from vtune.training.compile import Compiling, Program, Request, compile_all
@@ -39,6 +40,7 @@ class Verdicts:
         validation: what is evaluated, or None.
         seed: the study's seed.
         report: is called with a text while programs are compiled.
+        ahead: compiles programs before they are waited for.
     """
 
     def __init__(
@@ -48,13 +50,30 @@ class Verdicts:
         validation: DataSet | None,
         seed: int,
         report: Callable[[str], None] = lambda text: None,
+        ahead: Ahead | None = None,
     ):
         self._batches = _batches(loop, training, validation)
         self._seed = seed
         self._report = report
+        self._ahead = ahead or Ahead()
         self.apart: dict[Hashable, str] = {}
         self.seconds = 0.0
         self._known: set[Hashable] = set()
+        self._begun: dict[Hashable, tuple[Hashable, Comparison]] = {}
+
+    def begin(self, cohort: Cohort) -> None:
+        """Begins to compile what the check of a cohort needs; others are yet planned.
+
+        Args:
+            cohort: a new cohort; it is left out if its structure was asked about.
+        """
+        structure = training_structure(cohort.widening.envelope)
+        asked = self._known | self._begun.keys()
+        if not cohort.widening.varies or structure in asked:
+            return
+        key, comparison = self._begun[structure] = self._comparison(cohort)
+        if key not in _COMPARED:
+            self._ahead.begin(list(comparison.requests().values()))
 
     def judge(self, cohorts: Sequence[Cohort]) -> bool:
         """Whether the trials of some cohorts may run in their envelopes.
@@ -70,9 +89,11 @@ class Verdicts:
         concerned = [cohort for cohort in cohorts if cohort.widening.varies]
         for cohort in concerned:
             structure = training_structure(cohort.widening.envelope)
-            if structure not in self._known:
-                asked.setdefault(structure, self._comparison(cohort))
+            if structure not in self._known and structure not in asked:
+                begun = self._begun.get(structure)
+                asked[structure] = begun or self._comparison(cohort)
         self._known |= asked.keys()
+        self._begun.clear()
         missing = {key: c for key, c in asked.values() if key not in _COMPARED}
         _COMPARED.update(zip(missing, compared(list(missing.values()), self._report)))
         for structure, (key, _) in asked.items():

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 from typing import Literal
 
 from vtune.fusion.lanes import lanes_by_map_reason
+from vtune.fusion.sizes import dominates
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.fusion.work import work
@@ -74,6 +75,17 @@ def _wanted_form(widening: Widening, lanes: Lanes, platform: str) -> tuple[Form,
     if products > small:
         return "map", f"a step of {products:,} multiply-adds fills a CPU by itself"
     return "vmap", f"a step of {products:,} multiply-adds leaves a CPU idle"
+
+
+def may_extend(cohort: Cohort, trace: Trace) -> bool:
+    """Whether a trial's sizes may become known to a cohort of its structure.
+
+    Args:
+        cohort: the cohort.
+        trace: the trial's functions.
+    """
+    widening = cohort.widening
+    return widening.varies and dominates(widening.envelope, trace)
 
 
 def extended(cohort: Cohort, traces: Sequence[Trace], widening: Widening) -> Cohort:

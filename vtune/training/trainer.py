@@ -88,7 +88,7 @@ class Trainer:
         self._report = report
         self._admission = Admission(
             Settings(lanes, fuse_widths, self._platform, steps),
-            Verdicts(loop, training, validation, seed, report),
+            Verdicts(loop, training, validation, seed, report, self._ahead),
         )
         self._roster = Roster(streams(self._platform))
         self._compiled: dict[int, set[int]] = {}
