@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vtune.foresight import Foresight, foresight
@@ -167,26 +167,26 @@ class Intake:
         known = sum(isinstance(newcomer, Newcomer) for newcomer in self._ahead)
         return dataclasses.replace(sight, coming=min(sight.coming, known))
 
-    def look(self, total: int | None, go_on: Callable[[], bool]) -> int:
+    def look(self, total: int | None, go_on: Callable[[], bool]) -> Iterator[Trace]:
         """Traces those that come first before any of them is asked for.
 
         Args:
             total, go_on: as for `foresee`.
 
-        Returns:
-            The bytes of the largest state among those that can be trained.
+        Yields:
+            The functions of those that can be trained.
         """
-
-        def hopeful() -> bool:
-            # Nobody waits for all of them to hear that none can be built.
-            return go_on() and (len(self._ahead) < _HOPELESS or bool(self._states()))
-
-        self.foresee(total, hopeful)
-        return max(self._states(), default=0)
-
-    def _states(self) -> list[int]:
-        several = [n for n in self._ahead if isinstance(n, Newcomer)]
-        return [n.trace.state_bytes for n in several if n.trace is not None]
+        sight = foresight(len(self.hyperparameters), total, self.exhausted)
+        for place in range(sight.coming):
+            if len(self._ahead) == place:
+                # Nobody waits for all of them to hear that none can be built.
+                is_hopeless = place >= _HOPELESS and not self._traced_one
+                if self._has_ended or not go_on() or is_hopeless:
+                    return
+                self._draw()
+            newcomer = self._ahead[place]
+            if isinstance(newcomer, Newcomer) and newcomer.trace is not None:
+                yield newcomer.trace
 
     def outlook(self, sight: Foresight, starting: int = 0) -> Outlook:
         """The traces of what is yet to start.

@@ -58,6 +58,15 @@ class Admission:
         self._foreseen: tuple[_Question, Assignment] | None = None
         self._foreseen_seconds = 0.0
 
+    def look(self, trace: Trace) -> None:
+        """Begins what can be done for a trial before any is admitted.
+
+        Args:
+            trace: the trial's functions; they come in the order of their numbers.
+        """
+        if self._settings.fuse_widths != "never":
+            self._verdicts.look(trace)
+
     def foresee(
         self, traces: Mapping[int, Trace], outlook: Outlook, envelope: Envelope
     ) -> None:
@@ -102,6 +111,8 @@ class Admission:
             self._verdicts.settle(
                 structures.values(), {structures[n]: why for n, why in settled.items()}
             )
+        planned = {**outlook.coming, **traces}
+        self._verdicts.expect([planned[number] for number in sorted(planned)])
         while True:
             begun = self._verdicts.begin
             found, chosen = self._assigned(traces, outlook, envelope, begun)

@@ -15,17 +15,27 @@ from vtune.fusion.widening import Widening
 from vtune.training.ahead import Ahead
 from vtune.training.cohort import Cohort
 from vtune.training.comparison import Comparison
-from vtune.training.compile import Compiling, Program, Request, compile_all
+from vtune.training.compile import (
+    Compiling,
+    Program,
+    Request,
+    abstract,
+    compile_all,
+)
 from vtune.training.data import DataSet
 from vtune.training.difference import Difference, wrong
 from vtune.training.loop import Loop
 from vtune.training.precision import product_rounding
+from vtune.training.step import own_requests
 from vtune.training.streams import side_by_side, streams
 
 
 # Steps of the check from each of its states: enough for what a step leaves in the state
 # to matter to the next one.
 _STEPS = 3
+
+# The trial that is compared is the narrowest of so many: it is known before all are.
+_FIRST = 4
 
 # What was found by the same check of the same program on the same data.
 _COMPARED: dict[Hashable, str | None] = {}
@@ -60,26 +70,58 @@ class Verdicts:
         self.seconds = 0.0
         self._known: set[Hashable] = set()
         self._begun: dict[Hashable, tuple[Hashable, Comparison]] = {}
+        self._seen: dict[Hashable, list[Trace]] = {}
+        self._chosen: dict[Hashable, Trace] = {}
+
+    def look(self, trace: Trace) -> None:
+        """Begins to compile what the check needs of trials alone, before it is asked.
+
+        Args:
+            trace: the functions of a trial; they come in the order of their numbers.
+        """
+        several = self._seen.setdefault(training_structure(trace), [])
+        several.append(trace)
+        if len(several) == _FIRST and len(set(map(trace_sizes, several))) > 1:
+            given = _abstract(self._batches)
+            self._ahead.begin(list(own_requests(_narrowest(several), *given).values()))
+
+    def expect(self, traces: Iterable[Trace]) -> None:
+        """Chooses which trials are to be compared, one of each structure.
+
+        Args:
+            traces: the functions of all trials that are planned for, in the order of
+                their numbers.
+        """
+        first: dict[Hashable, list[Trace]] = {}
+        for trace in traces:
+            several = first.setdefault(training_structure(trace), [])
+            if len(several) < _FIRST:
+                several.append(trace)
+        self._chosen = {key: _narrowest(several) for key, several in first.items()}
 
     def begin(self, cohort: Cohort) -> None:
         """Begins to compile what the check of a cohort needs; others are yet planned.
 
         Args:
-            cohort: a new cohort; it is left out if its structure was asked about.
+            cohort: a new cohort; it is left out if its structure was asked about, or if
+                another trial than one of its own is to be compared.
         """
         structure = training_structure(cohort.widening.envelope)
+        chosen = self._chosen.get(structure)
         asked = self._known | self._begun.keys()
-        if not cohort.widening.varies or structure in asked:
+        if not cohort.widening.varies or structure in asked or chosen is None:
             return
-        key, comparison = self._begun[structure] = self._comparison(cohort)
-        if key not in _COMPARED:
-            self._ahead.begin(list(comparison.requests().values()))
+        if cohort.widening.accepts(chosen):
+            key, comparison = self._comparison(cohort, chosen)
+            self._begun[structure] = key, comparison
+            if key not in _COMPARED:
+                self._ahead.begin(list(comparison.requests().values()))
 
     def judge(self, cohorts: Sequence[Cohort]) -> bool:
         """Whether the trials of some cohorts may run in their envelopes.
 
         Args:
-            cohorts: new cohorts.
+            cohorts: new cohorts, each of which was begun.
 
         Returns:
             False if a trial would not be what it is alone; why is then in `apart`.
@@ -91,7 +133,9 @@ class Verdicts:
             structure = training_structure(cohort.widening.envelope)
             if structure not in self._known and structure not in asked:
                 begun = self._begun.get(structure)
-                asked[structure] = begun or self._comparison(cohort)
+                asked[structure] = begun or self._comparison(
+                    cohort, _narrowest(cohort.traces)
+                )
         self._known |= asked.keys()
         self._begun.clear()
         missing = {key: c for key, c in asked.values() if key not in _COMPARED}
@@ -117,18 +161,21 @@ class Verdicts:
         self._known.update(structures)
         self.apart.update(apart)
 
-    def _comparison(self, cohort: Cohort) -> tuple[Hashable, Comparison]:
+    def _comparison(self, cohort: Cohort, trace: Trace) -> tuple[Hashable, Comparison]:
         batches, evaluated = self._batches
-        # The narrowest has the most padding, and is the cheapest.
-        narrow = min(cohort.traces, key=lambda trace: sum(growing_sizes(trace)))
         rounding = _rounding_here()
         data = tuple(map(array_identity, jax.tree.leaves(self._batches)))
         return (
-            (cohort.widening.key, trace_sizes(narrow), data, self._seed, rounding),
+            (cohort.widening.key, trace_sizes(trace), data, self._seed, rounding),
             Comparison(
-                cohort.widening, narrow, batches, evaluated, self._seed, rounding
+                cohort.widening, trace, batches, evaluated, self._seed, rounding
             ),
         )
+
+
+def _narrowest(traces: Iterable[Trace]) -> Trace:
+    """The trial with the most padding, which is the cheapest as well."""
+    return min(traces, key=lambda trace: sum(growing_sizes(trace)))
 
 
 def compared(
@@ -205,6 +252,13 @@ def compare(
 def _rounding_here() -> float:
     setting = jax.config.jax_default_matmul_precision  # pyright: ignore
     return product_rounding(jax.default_backend(), setting)
+
+
+def _abstract(batches: Any) -> tuple[Any, Any]:
+    """A training batch and an evaluation batch or None, as shapes and dtypes."""
+    train, evaluated = batches
+    first = jax.tree.map(lambda array: array[0], train)
+    return jax.tree.map(abstract, (first, evaluated))
 
 
 def _batches(loop: Loop, training: DataSet, validation: DataSet | None) -> Any:

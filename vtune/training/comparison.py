@@ -27,10 +27,9 @@ from vtune.training.difference import (
 )
 from vtune.training.keys import LaneKeys
 from vtune.training.lanes import HostState
-from vtune.training.requests import init_request, keys_request, own_init_request
+from vtune.training.requests import init_request, keys_request
 from vtune.training.step import (
-    own_constants,
-    own_step_request,
+    own_requests,
     wide_constants,
     wide_step_request,
 )
@@ -98,8 +97,7 @@ class Comparison:
         evaluated = jax.tree.map(abstract, self.evaluated)
         requests = {
             "keys": keys_request(),
-            "own init": own_init_request(widening, trace, batch),
-            "own step": own_step_request(widening, trace, batch, evaluated),
+            **own_requests(trace, batch, evaluated),
             "wide step": wide_step_request(widening, trace, batch, evaluated),
         }
         if widening.functions.init is not None:
@@ -201,8 +199,7 @@ class Comparison:
         self, programs: Mapping[str, Program], state: Any, batch: Any, key: Any
     ) -> tuple[HostState, list[Any]]:
         """The state and the metrics after the trial's own step."""
-        constants = own_constants(self.widening, self.trace, self.evaluated)
-        result = programs["own step"](constants, state, batch, self.evaluated, key)
+        result = programs["own step"](state, batch, self.evaluated, key)
         return jax.device_get(result)
 
     @np.errstate(all="ignore")
@@ -224,9 +221,8 @@ class Comparison:
         ]
 
     def _initial(self, programs: Mapping[str, Program]) -> HostState:
-        values = self.widening.own_values(self.trace).init
         inputs = (self._keys(programs, 0).init, self._batch(0))
-        return tuple(jax.device_get(programs["own init"](values, *inputs)))
+        return tuple(jax.device_get(programs["own init"]((), *inputs)))
 
     def _start(self, initial: HostState, name: str) -> HostState:
         """The initial state with other parameters."""

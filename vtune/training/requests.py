@@ -39,7 +39,8 @@ def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
         `(constants, key, batch) -> state` if the trial's own initialization is run.
     """
     if widening.functions.init is None:
-        return own_init_request(widening, trace, batch)
+        values = widening.own_values(trace).init
+        return own_init_request(trace, batch, widening.init_slots(trace), values)
     constants = jax.tree.map(abstract, widening.values(trace).init)
     return Request(
         ("init", widening.key, shapes(batch)),
@@ -49,19 +50,21 @@ def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
     )
 
 
-def own_init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
+def own_init_request(
+    trace: Trace, batch: Any, slots: tuple[int, ...] = (), values: tuple[Any, ...] = ()
+) -> Request:
     """The program that makes a trial's initial state in its own shapes.
 
     Args:
-        widening: the cohort's functions.
         trace: the trial's own functions.
         batch: the first training batch, as shapes and dtypes.
+        slots: which of its constants are handed in.
+        values: those constants.
 
     Returns:
         A request for `(constants, key, batch) -> state`.
     """
-    slots = widening.init_slots(trace)
-    constants = jax.tree.map(abstract, widening.own_values(trace).init)
+    constants = jax.tree.map(abstract, values)
     kept = [c for slot, c in enumerate(trace.init.constants) if slot not in slots]
     return Request(
         ("init", flat_signature(trace.init), slots, tuple(map(constant_bytes, kept)))

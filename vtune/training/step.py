@@ -15,33 +15,29 @@ from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
 from vtune.training.leaves import plain, typed
-from vtune.training.requests import key_data, plain_state
+from vtune.training.requests import key_data, own_init_request, plain_state
 
 
-def own_step_request(
-    widening: Widening, trace: Trace, batch: Any, evaluated: Any
-) -> Request:
-    """A trial's step and evaluation in its own shapes.
+def own_requests(trace: Trace, batch: Any, evaluated: Any) -> dict[str, Request]:
+    """What a trial does by itself: no other trial decides any of it.
 
     Args:
-        widening: the functions inside the envelope; says which constants are handed in.
-        trace: the trial's own functions.
+        trace: the trial's functions.
         batch: a training batch, as shapes and dtypes.
         evaluated: an evaluation batch likewise, or None.
 
     Returns:
-        A request for `(constants, state, batch, evaluated, key) -> (state, metrics)`.
+        `"own init"`, a request for `((), key, batch) -> state`, and `"own step"`, one
+        for `(state, batch, evaluated, key) -> (state, metrics)`.
     """
-    parts = _parts(evaluated)
-    slots = (widening.slots.train[0], *widening.slots.evaluate[: parts - 1])
-    functions = (trace.train[0], *trace.evaluate[: parts - 1])
-    values = own_constants(widening, trace, evaluated)
-    return Request(
-        ("own step", *map(_key, functions, slots), shapes(batch), shapes(evaluated)),
-        functools.partial(_own_step, trace, slots),
-        (_abstract(values), plain_state(trace), batch, evaluated, key_data()),
+    functions = (trace.train[0], *trace.evaluate[: _parts(evaluated) - 1])
+    step = Request(
+        ("own step", *map(_key, functions), shapes(batch), shapes(evaluated)),
+        functools.partial(_own_step, trace),
+        (plain_state(trace), batch, evaluated, key_data()),
         quick=True,
     )
+    return {"own init": own_init_request(trace, batch), "own step": step}
 
 
 def wide_step_request(
@@ -70,35 +66,21 @@ def wide_step_request(
     )
 
 
-def own_constants(widening: Widening, trace: Trace, evaluated: Any) -> Any:
-    """The constants that a trial's own step takes."""
-    values = widening.own_values(trace)
-    return (*values.train[:1], *values.evaluate[: _parts(evaluated) - 1])
-
-
 def wide_constants(widening: Widening, trace: Trace, evaluated: Any) -> Any:
     """The constants that a trial's step inside the envelope takes."""
     values = widening.values(trace)
     return (*values.train[:1], *values.evaluate[: _parts(evaluated) - 1])
 
 
-def _own_step(
-    trace: Trace,
-    slots: Any,
-    constants: Any,
-    state: Any,
-    batch: Any,
-    evaluated: Any,
-    key: Any,
-) -> Any:
+def _own_step(trace: Trace, state: Any, batch: Any, evaluated: Any, key: Any) -> Any:
     avals = trace.state_avals
     key = jax.random.wrap_key_data(key)
     inputs = (*typed(state, avals), *jax.tree.leaves(batch), key)
-    outputs = evaluate(trace.train[0], slots[0], constants[0], *inputs)
+    outputs = evaluate(trace.train[0], (), (), *inputs)
     after, metrics = outputs[: len(avals)], outputs[len(avals) :]
     if evaluated is not None:
         inputs = (*after, *jax.tree.leaves(evaluated))
-        metrics += evaluate(trace.evaluate[0], slots[1], constants[1], *inputs)
+        metrics += evaluate(trace.evaluate[0], (), (), *inputs)
     return plain(after, avals), _numbers(metrics)
 
 
@@ -136,7 +118,5 @@ def _abstract(values: Any) -> Any:
     return jax.tree.map(abstract, values)
 
 
-def _key(function: FlatFunction, slots: tuple[int, ...]) -> Any:
-    constants = enumerate(function.constants)
-    kept = tuple([constant_bytes(c) for slot, c in constants if slot not in slots])
-    return flat_signature(function), slots, kept
+def _key(function: FlatFunction) -> Any:
+    return flat_signature(function), tuple(map(constant_bytes, function.constants))

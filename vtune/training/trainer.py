@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -103,13 +103,15 @@ class Trainer:
         """How many trials are worth training at a time."""
         return capacity(device_rule(self._platform), self._memory, self._state_bytes)
 
-    def expect(self, state_bytes: int) -> None:
-        """Reckons with states of so many bytes in `capacity`.
+    def expect(self, traces: Iterable[Trace]) -> None:
+        """Reckons with the sizes of trials, and begins what can be done for them.
 
         Args:
-            state_bytes: those of the largest trial that is known to start.
+            traces: the functions of trials that are to start, in their order.
         """
-        self._state_bytes = max(self._state_bytes, state_bytes)
+        for trace in traces:
+            self._state_bytes = max(self._state_bytes, trace.state_bytes)
+            self._admission.look(trace)
 
     @property
     def cohorts(self) -> tuple[Cohort, ...]:
@@ -167,8 +169,8 @@ class Trainer:
             keys = jax.device_get(program(self._seed, np.int32(number)))
             member = Member(trace, self._admission.chosen[number], keys)
             self._roster.enter(number, member)
-        several = (*traces.values(), *outlook.coming.values())
-        self.expect(max((trace.state_bytes for trace in several), default=0))
+        sizes = [t.state_bytes for t in (*traces.values(), *outlook.coming.values())]
+        self._state_bytes = max(self._state_bytes, *sizes, 0)
         return found.apart
 
     def restore(self, number: int, state: HostState, epoch: int) -> None:
@@ -179,10 +181,8 @@ class Trainer:
             state: the leaves of its state, random keys as their data.
             epoch: the epochs that it has trained.
         """
-        member = self._roster[number]
-        self._roster.enter(
-            number, dataclasses.replace(member, state=state, epoch=epoch)
-        )
+        member = dataclasses.replace(self._roster[number], state=state, epoch=epoch)
+        self._roster.enter(number, member)
 
     def lay_out(self, trials: Sequence[int]) -> Layout:
         """Decides which programs train some trials, given what was decided before.
