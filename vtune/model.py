@@ -12,7 +12,7 @@ from vtune.callbacks import Callbacks
 from vtune.components.calling import Apply, Variables
 from vtune.components.losses import LossFunction, check_labels, resolve_loss
 from vtune.components.metrics import resolve_metrics
-from vtune.components.network import abstract_outputs, make_network
+from vtune.components.network import abstract_outputs, make_network, note_outputs
 from vtune.components.optimizer import resolve_optimizer
 from vtune.components.penalty import Penalty
 from vtune.components.state import Batch, Metrics, ModelState, unpack
@@ -152,6 +152,7 @@ class Model:
         """The loss, penalty included, and the metrics of a batch in evaluation mode."""
         x, y = unpack(batch)
         outputs = self.outputs(state, x)
+        note_outputs(identity((self.module, self._apply)), x, outputs)
         return self._report(self._total(state.params, outputs, y), outputs, y)
 
     def outputs(self, state: ModelState, x: PyTree) -> PyTree:

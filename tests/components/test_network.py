@@ -1,7 +1,7 @@
 """Linen and NNX modules behind one interface: mode, keys, collections, refusals."""
 
 import functools
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn, nnx
 
 from vtune.components.calling import Variables
-from vtune.components.network import abstract_outputs, make_network
+from vtune.components.network import abstract_outputs, make_network, note_outputs
 
 
 KEY = jax.random.key(7)
@@ -453,3 +453,17 @@ def test_abstract_outputs_are_found_once_for_equal_networks():
         outputs = abstract_outputs(make_network(Counted()), "counted", X.astype("f8"))
         assert outputs.shape == (16, 3) and outputs.dtype == jnp.float32
     assert calls == [(16, 5)] * 2
+
+
+def test_outputs_that_were_seen_need_no_trace():
+    class Refused:
+        def evaluate(self, variables, x):
+            raise AssertionError("it was seen already")
+
+    inputs = {"x": np.zeros((7, 5), np.float32)}
+    seen = {"logits": np.zeros((7, 3), np.float32), "scale": 1.0}
+    note_outputs("seen", inputs, seen)
+    many = {"x": np.zeros((1000, 5), np.float32)}
+    outputs = abstract_outputs(cast(Any, Refused()), "seen", many)
+    assert outputs["logits"].shape == (1000, 3)
+    assert outputs["scale"].shape == ()

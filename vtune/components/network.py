@@ -1,7 +1,7 @@
 """One small interface over Flax Linen and Flax NNX: init, train, evaluate."""
 
-import dataclasses
 import functools
+import threading
 from collections.abc import Hashable
 from typing import Any, Protocol, runtime_checkable
 
@@ -100,46 +100,63 @@ def abstract_outputs(
     Returns:
         The outputs for all of them, abstract.
     """
-    leaves, structure = jax.tree.flatten(x)
-    samples = len(leaves[0])
+    samples = len(jax.tree.leaves(x)[0])
     few = min(samples, _FEW)
-    shapes = tuple(
-        ((few, *leaf.shape[1:]), jax.dtypes.canonicalize_dtype(leaf.dtype))
-        for leaf in leaves
-    )
-    shared = _Shared(identity, network, variables)
-    outputs = _abstract_outputs(shared, structure, shapes)
+    x = _with_samples(x, samples, few)
+    key = identity, _shapes(x)
+    if (outputs := _OUTPUTS.get(key)) is None:
+        outputs = jax.eval_shape(functools.partial(_outputs, network), variables, x)
+        _remember(key, outputs)
+    return _with_samples(outputs, few, samples)
 
-    def of_all(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        first, *rest = leaf.shape or (None,)
-        shape = (samples, *rest) if first == few else leaf.shape
-        return jax.ShapeDtypeStruct(shape, leaf.dtype)
 
-    return jax.tree.map(of_all, outputs)
+def note_outputs(identity: Hashable, x: PyTree, outputs: PyTree) -> None:
+    """Has `abstract_outputs` know what a network was seen to return in evaluation.
+
+    Args:
+        identity: equal for networks that do the same.
+        x: inputs with n samples first.
+        outputs: what the network returned for them.
+    """
+    samples = len(jax.tree.leaves(x)[0])
+    key = identity, _shapes(_with_samples(x, samples, _FEW))
+    abstract = jax.eval_shape(lambda: outputs)
+    _remember(key, _with_samples(abstract, samples, _FEW))
 
 
 # Samples for which outputs are looked at: data sets of any size have them in common.
 _FEW = 32
 
-
-@dataclasses.dataclass(frozen=True)
-class _Shared:
-    """A network that counts as equal to every other of the same identity."""
-
-    identity: Hashable
-    network: Network = dataclasses.field(compare=False)
-    variables: Variables | None = dataclasses.field(compare=False)
+# For networks and inputs what they return, that which was found last behind.
+_OUTPUTS: dict[Hashable, PyTree] = {}
+_MOST = 64
+_LOCK = threading.Lock()
 
 
-@functools.lru_cache(maxsize=64)
-def _abstract_outputs(shared: _Shared, structure: Any, shapes: Any) -> PyTree:
-    network = shared.network
+def _remember(key: Hashable, outputs: PyTree) -> None:
+    with _LOCK:
+        _OUTPUTS[key] = outputs
+        while len(_OUTPUTS) > _MOST:
+            del _OUTPUTS[next(iter(_OUTPUTS))]
 
-    def outputs(variables: Variables | None, x: PyTree) -> PyTree:
-        if variables is None:
-            variables = network.init(jax.random.key(0), x)
-        return network.evaluate(variables, x)
 
-    x = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in shapes]
-    x = jax.tree.unflatten(structure, x)
-    return jax.eval_shape(outputs, shared.variables, x)
+def _outputs(network: Network, variables: Variables | None, x: PyTree) -> PyTree:
+    if variables is None:
+        variables = network.init(jax.random.key(0), x)
+    return network.evaluate(variables, x)
+
+
+def _shapes(x: PyTree) -> Hashable:
+    leaves, structure = jax.tree.flatten(x)
+    return structure, tuple([(leaf.shape, leaf.dtype) for leaf in leaves])
+
+
+def _with_samples(tree: PyTree, samples: int, other: int) -> PyTree:
+    """Arrays, abstract, with another number of samples where they have so many."""
+
+    def changed(leaf: Any) -> jax.ShapeDtypeStruct:
+        first, *rest = leaf.shape or (None,)
+        shape = (other, *rest) if first == samples else leaf.shape
+        return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
+
+    return jax.tree.map(changed, tree)
