@@ -143,16 +143,16 @@ class Widening:
             return False
         return all(_accepts(function, flat) for function, flat in pairs)
 
-    def init_slots(self, trace: Trace) -> tuple[int, ...]:
-        """Which constants of a trial's own initialization differ among trials.
+    def own_slots(self, trace: Trace) -> PerFunction:
+        """For each of a trial's own functions the constants that differ among trials.
 
         Args:
             trace: the trial's functions, of a member's sizes.
         """
-        init = self.functions.init
-        if init is None:
-            return self.inits[flat_signature(trace.init)]
-        return init.slots
+        slots = self.slots
+        if self.functions.init is None:
+            slots = slots._replace(init=self.inits[flat_signature(trace.init)])
+        return slots
 
     def own_values(self, trace: Trace) -> PerFunction:
         """A trial's values of the constants that differ, in its own shapes.
@@ -167,9 +167,9 @@ class Widening:
         def own(flat: FlatFunction, slots: Sequence[int]) -> tuple[Any, ...]:
             return tuple([_value(flat.constants[slot]) for slot in slots])
 
-        slots = self.slots
+        slots = self.own_slots(trace)
         return PerFunction(
-            own(trace.init, self.init_slots(trace)),
+            own(trace.init, slots.init),
             tuple(map(own, trace.train, slots.train)),
             tuple(map(own, trace.evaluate, slots.evaluate)),
         )

@@ -1,5 +1,6 @@
 """Whether trials inside an envelope are what they are alone, seen on real batches."""
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -9,7 +10,13 @@ import jax
 import numpy as np
 
 from vtune.fusion.arrays import array_identity
-from vtune.fusion.sizes import growing_sizes, trace_sizes, training_structure
+from vtune.fusion.constants import varying
+from vtune.fusion.sizes import (
+    flat_structure,
+    growing_sizes,
+    trace_sizes,
+    training_structure,
+)
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.ahead import Ahead
@@ -76,14 +83,20 @@ class Verdicts:
     def look(self, trace: Trace) -> None:
         """Begins to compile what the check needs of trials alone, before it is asked.
 
+        More constants may turn out to differ among trials; then it was in vain.
+
         Args:
             trace: the functions of a trial; they come in the order of their numbers.
         """
         several = self._seen.setdefault(training_structure(trace), [])
         several.append(trace)
-        if len(several) == _FIRST and len(set(map(trace_sizes, several))) > 1:
-            given = _abstract(self._batches)
-            self._ahead.begin(list(own_requests(_narrowest(several), *given).values()))
+        if len(several) != _FIRST or len(set(map(trace_sizes, several))) == 1:
+            return
+        chosen = _narrowest(several)
+        if len({flat_structure(each.init) for each in several}) > 1:
+            several = [dataclasses.replace(t, init=chosen.init) for t in several]
+        requests = own_requests(chosen, varying(several), *_abstract(self._batches))
+        self._ahead.begin(list(requests.values()))
 
     def expect(self, traces: Iterable[Trace]) -> None:
         """Chooses which trials are to be compared, one of each structure.

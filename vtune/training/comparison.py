@@ -30,6 +30,7 @@ from vtune.training.lanes import HostState
 from vtune.training.requests import init_request, keys_request
 from vtune.training.step import (
     own_requests,
+    own_step_constants,
     wide_constants,
     wide_step_request,
 )
@@ -97,7 +98,7 @@ class Comparison:
         evaluated = jax.tree.map(abstract, self.evaluated)
         requests = {
             "keys": keys_request(),
-            **own_requests(trace, batch, evaluated),
+            **own_requests(trace, widening.own_slots(trace), batch, evaluated),
             "wide step": wide_step_request(widening, trace, batch, evaluated),
         }
         if widening.functions.init is not None:
@@ -199,7 +200,8 @@ class Comparison:
         self, programs: Mapping[str, Program], state: Any, batch: Any, key: Any
     ) -> tuple[HostState, list[Any]]:
         """The state and the metrics after the trial's own step."""
-        result = programs["own step"](state, batch, self.evaluated, key)
+        constants = own_step_constants(self.widening, self.trace, self.evaluated)
+        result = programs["own step"](constants, state, batch, self.evaluated, key)
         return jax.device_get(result)
 
     @np.errstate(all="ignore")
@@ -221,8 +223,9 @@ class Comparison:
         ]
 
     def _initial(self, programs: Mapping[str, Program]) -> HostState:
+        values = self.widening.own_values(self.trace).init
         inputs = (self._keys(programs, 0).init, self._batch(0))
-        return tuple(jax.device_get(programs["own init"]((), *inputs)))
+        return tuple(jax.device_get(programs["own init"](values, *inputs)))
 
     def _start(self, initial: HostState, name: str) -> HostState:
         """The initial state with other parameters."""

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from vtune.fusion.constants import constant_bytes
+from vtune.fusion.flat import FlatFunction
 from vtune.fusion.signature import flat_signature
 from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
@@ -39,8 +40,7 @@ def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
         `(constants, key, batch) -> state` if the trial's own initialization is run.
     """
     if widening.functions.init is None:
-        values = widening.own_values(trace).init
-        return own_init_request(trace, batch, widening.init_slots(trace), values)
+        return own_init_request(trace, batch, widening.own_slots(trace).init)
     constants = jax.tree.map(abstract, widening.values(trace).init)
     return Request(
         ("init", widening.key, shapes(batch)),
@@ -50,21 +50,18 @@ def init_request(widening: Widening, trace: Trace, batch: Any) -> Request:
     )
 
 
-def own_init_request(
-    trace: Trace, batch: Any, slots: tuple[int, ...] = (), values: tuple[Any, ...] = ()
-) -> Request:
+def own_init_request(trace: Trace, batch: Any, slots: tuple[int, ...]) -> Request:
     """The program that makes a trial's initial state in its own shapes.
 
     Args:
         trace: the trial's own functions.
         batch: the first training batch, as shapes and dtypes.
         slots: which of its constants are handed in.
-        values: those constants.
 
     Returns:
         A request for `(constants, key, batch) -> state`.
     """
-    constants = jax.tree.map(abstract, values)
+    constants = own_constants(trace.init, slots)
     kept = [c for slot, c in enumerate(trace.init.constants) if slot not in slots]
     return Request(
         ("init", flat_signature(trace.init), slots, tuple(map(constant_bytes, kept)))
@@ -73,6 +70,18 @@ def own_init_request(
         (constants, key_data(), batch),
         quick=True,
     )
+
+
+def own_constants(
+    function: FlatFunction, slots: Sequence[int]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Those constants of a function that are handed in, as shapes and dtypes.
+
+    Args:
+        function: a trial's own function.
+        slots: which of its constants.
+    """
+    return tuple([abstract(function.constants[slot]) for slot in slots])
 
 
 def epoch_request(

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vtune.fusion.constants import constant_bytes
+from vtune.fusion.constants import PerFunction, constant_bytes
 from vtune.fusion.evaluate import evaluate
 from vtune.fusion.evaluate_wide import evaluate_wide
 from vtune.fusion.flat import FlatFunction
@@ -15,29 +15,45 @@ from vtune.fusion.trace import Trace
 from vtune.fusion.widening import Widening
 from vtune.training.compile import Request, abstract, shapes
 from vtune.training.leaves import plain, typed
-from vtune.training.requests import key_data, own_init_request, plain_state
+from vtune.training.requests import (
+    key_data,
+    own_constants,
+    own_init_request,
+    plain_state,
+)
 
 
-def own_requests(trace: Trace, batch: Any, evaluated: Any) -> dict[str, Request]:
-    """What a trial does by itself: no other trial decides any of it.
+def own_requests(
+    trace: Trace, slots: PerFunction, batch: Any, evaluated: Any
+) -> dict[str, Request]:
+    """What a trial does by itself, in its own shapes.
 
     Args:
         trace: the trial's functions.
+        slots: for each function the constants that are handed in.
         batch: a training batch, as shapes and dtypes.
         evaluated: an evaluation batch likewise, or None.
 
     Returns:
-        `"own init"`, a request for `((), key, batch) -> state`, and `"own step"`, one
-        for `(state, batch, evaluated, key) -> (state, metrics)`.
+        `"own init"`, a request for `(constants, key, batch) -> state`, and `"own
+        step"`, one for `(constants, state, batch, evaluated, key) -> (state, metrics)`.
     """
-    functions = (trace.train[0], *trace.evaluate[: _parts(evaluated) - 1])
+    functions = _first(trace, evaluated)
+    each = _first(slots, evaluated)
     step = Request(
-        ("own step", *map(_key, functions), shapes(batch), shapes(evaluated)),
-        functools.partial(_own_step, trace),
-        (plain_state(trace), batch, evaluated, key_data()),
+        ("own step", *map(_key, functions, each), shapes(batch), shapes(evaluated)),
+        functools.partial(_own_step, trace, each),
+        (
+            tuple(map(own_constants, functions, each)),
+            plain_state(trace),
+            batch,
+            evaluated,
+            key_data(),
+        ),
         quick=True,
     )
-    return {"own init": own_init_request(trace, batch), "own step": step}
+    init = own_init_request(trace, batch, slots.init)
+    return {"own init": init, "own step": step}
 
 
 def wide_step_request(
@@ -66,21 +82,33 @@ def wide_step_request(
     )
 
 
+def own_step_constants(widening: Widening, trace: Trace, evaluated: Any) -> Any:
+    """The constants that a trial's own step takes."""
+    return _first(widening.own_values(trace), evaluated)
+
+
 def wide_constants(widening: Widening, trace: Trace, evaluated: Any) -> Any:
     """The constants that a trial's step inside the envelope takes."""
-    values = widening.values(trace)
-    return (*values.train[:1], *values.evaluate[: _parts(evaluated) - 1])
+    return _first(widening.values(trace), evaluated)
 
 
-def _own_step(trace: Trace, state: Any, batch: Any, evaluated: Any, key: Any) -> Any:
+def _own_step(
+    trace: Trace,
+    slots: Any,
+    constants: Any,
+    state: Any,
+    batch: Any,
+    evaluated: Any,
+    key: Any,
+) -> Any:
     avals = trace.state_avals
     key = jax.random.wrap_key_data(key)
     inputs = (*typed(state, avals), *jax.tree.leaves(batch), key)
-    outputs = evaluate(trace.train[0], (), (), *inputs)
+    outputs = evaluate(trace.train[0], slots[0], constants[0], *inputs)
     after, metrics = outputs[: len(avals)], outputs[len(avals) :]
     if evaluated is not None:
         inputs = (*after, *jax.tree.leaves(evaluated))
-        metrics += evaluate(trace.evaluate[0], (), (), *inputs)
+        metrics += evaluate(trace.evaluate[0], slots[1], constants[1], *inputs)
     return plain(after, avals), _numbers(metrics)
 
 
@@ -110,13 +138,17 @@ def _numbers(metrics: Any) -> list[Any]:
     return [jnp.asarray(metric, jnp.float32) for metric in metrics]
 
 
-def _parts(evaluated: Any) -> int:
-    return 1 if evaluated is None else 2
+def _first(functions: Any, evaluated: Any) -> tuple[Any, ...]:
+    """The step on a whole batch, and the evaluation of the first batch if any."""
+    evaluations = () if evaluated is None else functions.evaluate[:1]
+    return (*functions.train[:1], *evaluations)
 
 
 def _abstract(values: Any) -> Any:
     return jax.tree.map(abstract, values)
 
 
-def _key(function: FlatFunction) -> Any:
-    return flat_signature(function), tuple(map(constant_bytes, function.constants))
+def _key(function: FlatFunction, slots: tuple[int, ...]) -> Any:
+    constants = enumerate(function.constants)
+    kept = tuple([constant_bytes(c) for slot, c in constants if slot not in slots])
+    return flat_signature(function), slots, kept
