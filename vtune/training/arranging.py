@@ -1,8 +1,9 @@
 """Carrying out a layout: what it needs is compiled, trials are put into lanes."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vtune.training.cohort import Cohort
 from vtune.training.compile import Compiling, Program, Request
@@ -10,12 +11,43 @@ from vtune.training.epoch import LaneFunctions
 from vtune.training.overflow import Overflow, check_size, overflowed
 from vtune.training.pack import Pack
 from vtune.training.plan import Arrangement, Layout
-from vtune.training.roster import Arranged, Roster
+from vtune.training.roster import Roster
 from vtune.training.slices import assembled
+from vtune.training.streams import side_by_side
 
 
 # The programs of an arrangement, by what they do and the cohort or trial.
 Requests = Mapping[tuple[str, int], Request]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arranged:
+    """What putting trials into lanes gave.
+
+    Args:
+        failures: for each trial that cannot be trained, what keeps it.
+        overflows: the programs that the device has no memory for.
+    """
+
+    failures: Mapping[int, Exception]
+    overflows: tuple[Overflow, ...]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all trials are in lanes."""
+        return not self.failures and not self.overflows
+
+
+class _Placed(NamedTuple):
+    """What came of the trials of a cohort.
+
+    Args:
+        packs: the packs that they are in, or what keeps them from being in one.
+        stateless: for each trial without a first state what keeps it from one.
+    """
+
+    packs: list[Pack] | Overflow | Exception
+    stateless: Mapping[int, Exception]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,25 +85,13 @@ class Arranging:
             seconds that compiling took.
         """
         order = sorted(requests, key=lambda name: name[0] != "init")
-        stateless: dict[int, Exception] = {}
-        outcomes: dict[int, list[Pack] | Overflow | Exception] = {}
         with Compiling([requests[name] for name in order], report) as compiling:
-            for cohorts in _turns(layout, requests, compiling):
-                for number in cohorts:
-                    members = layout[number][0]
-                    stateless |= self._initialise(number, members, requests, compiling)
-                for number in cohorts:
-                    members, arrangement = layout[number]
-                    healthy = [trial for trial in members if trial not in stateless]
-                    parts = _parts(requests, number)
-                    programs = compiling.programs(list(parts.values()))
-                    found = dict(zip(parts, programs))
-                    outcomes[number] = self._place(number, healthy, arrangement, found)
+            placed = self._placed(layout, requests, compiling)
         failures: dict[int, Exception] = {}
         overflows: list[Overflow] = []
         packs: list[Pack] = []
         for number, (members, _) in layout.items():
-            outcome = outcomes[number]
+            outcome, stateless = placed[number]
             if isinstance(outcome, Overflow):
                 trials = tuple(sorted(members))
                 overflows.append(dataclasses.replace(outcome, trials=trials))
@@ -79,8 +99,40 @@ class Arranging:
                 failures |= dict.fromkeys(members, outcome)
             else:
                 packs += outcome
-                failures |= {n: stateless[n] for n in members if n in stateless}
+                failures |= stateless
         return Arranged(failures, tuple(overflows)), packs, compiling.seconds
+
+    def _placed(
+        self, layout: Layout, requests: Requests, compiling: Compiling
+    ) -> dict[int, _Placed]:
+        """Puts all trials into lanes, those first whose programs are there.
+
+        These are filled side by side, so that a state is computed for one cohort while
+        others are copied, and while programs are compiled. The first states of all
+        other cohorts are made before any of their programs is waited for.
+        """
+        parts = {number: _parts(requests, number) for number in layout}
+        ready = [n for n in layout if compiling.knows(parts[n].values())]
+        waiting = [n for n in layout if n not in ready]
+
+        def initialised(number: int) -> dict[int, Exception]:
+            return self._initialise(number, layout[number][0], requests, compiling)
+
+        def placed(number: int, stateless: Mapping[int, Exception]) -> _Placed:
+            members, arrangement = layout[number]
+            healthy = [trial for trial in members if trial not in stateless]
+            programs = compiling.programs(list(parts[number].values()))
+            found = dict(zip(parts[number], programs))
+            packs = self._place(number, healthy, arrangement, found)
+            return _Placed(packs, stateless)
+
+        def filled(number: int) -> _Placed:
+            return placed(number, initialised(number))
+
+        works = [functools.partial(filled, number) for number in ready]
+        done = dict(zip(ready, side_by_side(works, self.roster.threads)))
+        stateless = {number: initialised(number) for number in waiting}
+        return done | {number: placed(number, stateless[number]) for number in waiting}
 
     def _initialise(
         self,
@@ -114,17 +166,6 @@ class Arranging:
             self.roster.unload(cohort, members)
             lanes = arrangement.lanes
             return overflowed(number, lanes, members, program, error) or error
-
-
-def _turns(layout: Layout, requests: Requests, compiling: Compiling) -> list[list[int]]:
-    """The cohorts in the order in which they get their lanes.
-
-    Those whose programs are there come first, one by one, while others are compiled;
-    the first states of the others are made before any of their programs is waited for.
-    """
-    parts = {number: _parts(requests, number).values() for number in layout}
-    ready = [number for number in layout if compiling.knows(parts[number])]
-    return [*([number] for number in ready), [n for n in layout if n not in ready]]
 
 
 def _parts(requests: Requests, cohort: int) -> dict[str, Request]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,24 +24,6 @@ from vtune.training.plan import Arrangement
 from vtune.training.slices import Epoch
 from vtune.training.streams import Streams
 from vtune.training.stretch import Halts, Round, Stretch
-
-
-@dataclasses.dataclass(frozen=True)
-class Arranged:
-    """What putting trials into lanes gave.
-
-    Args:
-        failures: for each trial that cannot be trained, what keeps it.
-        overflows: the programs that the device has no memory for.
-    """
-
-    failures: Mapping[int, Exception]
-    overflows: tuple[Overflow, ...]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether all trials are in lanes."""
-        return not self.failures and not self.overflows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +62,12 @@ class Roster:
         self._streams = streams
         self._members: dict[int, Member] = {}
         self._packs: list[Pack] = []
+        self._lock = threading.Lock()
+
+    @property
+    def threads(self) -> int:
+        """How many programs run side by side."""
+        return self._streams.threads
 
     @property
     def running(self) -> tuple[int, int]:
@@ -273,7 +262,7 @@ class Roster:
     ) -> tuple[set[int], Overflow | None]:
         """Takes out the trials of a pack that cannot run; tells which are lost."""
         if pack.is_lost:
-            self._packs.remove(pack)
+            self._remove(pack)
         else:
             self._unload(pack, cohort, pack.trials)
         known = [trial for trial in pack.trials if trial in self._members]
@@ -289,4 +278,9 @@ class Roster:
             self._members[trial] = dataclasses.replace(
                 self._members[trial], state=state
             )
-        self._packs.remove(pack)
+        self._remove(pack)
+
+    def _remove(self, pack: Pack) -> None:
+        # Other threads go through the list, and take other packs out of it.
+        with self._lock:
+            self._packs = [other for other in self._packs if other is not pack]

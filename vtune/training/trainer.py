@@ -12,7 +12,7 @@ from vtune.fusion.rewrites.rewrites import Rewrites
 from vtune.fusion.trace import Trace
 from vtune.training.admission import Admission, Do
 from vtune.training.ahead import Ahead
-from vtune.training.arranging import Arranging
+from vtune.training.arranging import Arranged, Arranging
 from vtune.training.assignment import Settings
 from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
@@ -31,7 +31,7 @@ from vtune.training.overflow import planned_bytes
 from vtune.training.pack import EpochData
 from vtune.training.plan import Arrangement, Layout, lay_out, shrunk
 from vtune.training.requests import keys_request
-from vtune.training.roster import Arranged, Roster, Trained
+from vtune.training.roster import Roster, Trained
 from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.streams import streams
