@@ -118,10 +118,10 @@ def note_outputs(identity: Hashable, x: PyTree, outputs: PyTree) -> None:
         x: inputs with n samples first.
         outputs: what the network returned for them.
     """
-    samples = len(jax.tree.leaves(x)[0])
+    x, outputs = jax.eval_shape(lambda: (x, outputs))
+    samples, *_ = jax.tree.leaves(x)[0].shape or (None,)
     key = identity, _shapes(_with_samples(x, samples, _FEW))
-    abstract = jax.eval_shape(lambda: outputs)
-    _remember(key, _with_samples(abstract, samples, _FEW))
+    _remember(key, _with_samples(outputs, samples, _FEW))
 
 
 # Samples for which outputs are looked at: data sets of any size have them in common.
@@ -151,12 +151,12 @@ def _shapes(x: PyTree) -> Hashable:
     return structure, tuple([(leaf.shape, leaf.dtype) for leaf in leaves])
 
 
-def _with_samples(tree: PyTree, samples: int, other: int) -> PyTree:
+def _with_samples(tree: PyTree, samples: int | None, other: int) -> PyTree:
     """Arrays, abstract, with another number of samples where they have so many."""
 
     def changed(leaf: Any) -> jax.ShapeDtypeStruct:
-        first, *rest = leaf.shape or (None,)
-        shape = (other, *rest) if first == samples else leaf.shape
+        has_samples = leaf.shape[:1] == (samples,)
+        shape = (other, *leaf.shape[1:]) if has_samples else leaf.shape
         return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(leaf.dtype))
 
     return jax.tree.map(changed, tree)

@@ -89,8 +89,10 @@ class Verdicts:
             trace: the functions of a trial; they come in the order of their numbers.
         """
         several = self._seen.setdefault(training_structure(trace), [])
+        if len(several) == _FIRST:
+            return
         several.append(trace)
-        if len(several) != _FIRST or len(set(map(trace_sizes, several))) == 1:
+        if len(several) < _FIRST or len(set(map(trace_sizes, several))) == 1:
             return
         chosen = _narrowest(several)
         if len({flat_structure(each.init) for each in several}) > 1:
@@ -117,7 +119,7 @@ class Verdicts:
 
         Args:
             cohort: a new cohort; it is left out if its structure was asked about, or if
-                another trial than one of its own is to be compared.
+                the trial that is to be compared is of another one.
         """
         structure = training_structure(cohort.widening.envelope)
         chosen = self._chosen.get(structure)

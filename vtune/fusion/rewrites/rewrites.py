@@ -103,12 +103,8 @@ class Rewrites:
     def _pooling(
         self, name: str, params: Any, operand: Any
     ) -> Callable[..., jax.Array]:
-        is_gradient = name == "select_and_scatter_add"
-        if (
-            is_gradient
-            and self.platform == "cpu"
-            and can_be_drawn(params, operand.shape)
-        ):
+        gradient = name == "select_and_scatter_add" and self.platform == "cpu"
+        if gradient and can_be_drawn(params, operand.shape):
             return drawn_from_windows
         return _POOLING[name]
 
