@@ -115,24 +115,30 @@ class Arranging:
         ready = [n for n in layout if compiling.knows(parts[n].values())]
         waiting = [n for n in layout if n not in ready]
 
-        def initialised(number: int) -> dict[int, Exception]:
-            return self._initialise(number, layout[number][0], requests, compiling)
+        threads = self.roster.threads
+        own = max(1, threads // max(1, len(ready)))
 
-        def placed(number: int, stateless: Mapping[int, Exception]) -> _Placed:
+        def initialised(number: int, threads: int) -> dict[int, Exception]:
+            members = layout[number][0]
+            return self._initialise(number, members, requests, compiling, threads)
+
+        def placed(
+            number: int, stateless: Mapping[int, Exception], threads: int
+        ) -> _Placed:
             members, arrangement = layout[number]
             healthy = [trial for trial in members if trial not in stateless]
             programs = compiling.programs(list(parts[number].values()))
             found = dict(zip(parts[number], programs))
-            packs = self._place(number, healthy, arrangement, found)
+            packs = self._place(number, healthy, arrangement, found, threads)
             return _Placed(packs, stateless)
 
         def filled(number: int) -> _Placed:
-            return placed(number, initialised(number))
+            return placed(number, initialised(number, own), own)
 
         works = [functools.partial(filled, number) for number in ready]
-        done = dict(zip(ready, side_by_side(works, self.roster.threads)))
-        stateless = {number: initialised(number) for number in waiting}
-        return done | {number: placed(number, stateless[number]) for number in waiting}
+        done = dict(zip(ready, side_by_side(works, threads)))
+        stateless = {number: initialised(number, threads) for number in waiting}
+        return done | {n: placed(n, stateless[n], threads) for n in waiting}
 
     def _initialise(
         self,
@@ -140,13 +146,14 @@ class Arranging:
         members: Sequence[int],
         requests: Requests,
         compiling: Compiling,
+        threads: int,
     ) -> dict[int, Exception]:
         """Makes first states; for each trial that has none what keeps it from one."""
         new = [("init", trial) for trial in members if ("init", trial) in requests]
         found = compiling.programs([requests[name] for name in new])
-        return self.roster.initialise(
-            members, self.cohorts[number], dict(zip(new, found)), self.batch
-        )
+        programs = dict(zip(new, found))
+        cohort = self.cohorts[number]
+        return self.roster.initialise(members, cohort, programs, self.batch, threads)
 
     def _place(
         self,
@@ -154,6 +161,7 @@ class Arranging:
         members: Sequence[int],
         arrangement: Arrangement,
         parts: Mapping[str, Program | Exception],
+        threads: int,
     ) -> list[Pack] | Overflow | Exception:
         """Puts the trials of a cohort into lanes, unless something keeps them."""
         cohort, program = self.cohorts[number], None
@@ -161,7 +169,7 @@ class Arranging:
             functions = self.functions(number, arrangement)
             program = assembled(parts, functions, arrangement, self.platform)
             check_size(program.bytes, self.memory, arrangement.lanes)
-            return self.roster.place(members, cohort, program, arrangement)
+            return self.roster.place(members, cohort, program, arrangement, threads)
         except Exception as error:
             self.roster.unload(cohort, members)
             lanes = arrangement.lanes

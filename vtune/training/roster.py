@@ -111,6 +111,7 @@ class Roster:
         cohort: Cohort,
         programs: Mapping[tuple[str, int], Program | Exception],
         batch: Any,
+        threads: int,
     ) -> dict[int, Exception]:
         """Makes the first states of trials that have none.
 
@@ -119,14 +120,13 @@ class Roster:
             cohort: the cohort.
             programs: for `("init", number)` what makes a trial's state.
             batch: the first training batch.
+            threads: how many states are made at a time.
 
         Returns:
             For each trial that has no state what keeps it from one.
         """
         new = {trial: self._members[trial] for trial in self.new(members)}
-        made, failures = initialised(
-            new, cohort.widening, programs, batch, self._streams.threads
-        )
+        made, failures = initialised(new, cohort.widening, programs, batch, threads)
         self._members |= made
         return failures
 
@@ -136,6 +136,7 @@ class Roster:
         cohort: Cohort,
         program: Epoch,
         arrangement: Arrangement,
+        threads: int,
     ) -> list[Pack]:
         """Puts the trials of a cohort into lanes, unless they can stay where they are.
 
@@ -144,6 +145,7 @@ class Roster:
             cohort: the cohort.
             program: its compiled epoch.
             arrangement: how many lanes and packs.
+            threads: how many packs are filled at a time.
 
         Returns:
             The packs; `keep` takes them over.
@@ -153,7 +155,6 @@ class Roster:
             return [pack for pack in old if not set(members).isdisjoint(pack.trials)]
         self.unload(cohort, members)
         waiting = {number: self._members[number] for number in members}
-        threads = self._streams.threads
         return packed(cohort, program, arrangement, waiting, threads)
 
     def unload(self, cohort: Cohort, trials: Collection[int]) -> None:
