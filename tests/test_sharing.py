@@ -120,11 +120,11 @@ def test_widths_together_and_apart_are_the_same_search():
 
 @pytest.mark.ci
 def test_what_the_check_finds_wrong_is_kept_apart(monkeypatch):
-    from vtune.training import check
+    from vtune.training import check, verdicts
     from vtune.training.difference import Difference
 
     wrong = Difference("train loss", 0.5, 0.0, 1e-4)
-    monkeypatch.setattr(check, "_COMPARED", {})
+    monkeypatch.setattr(verdicts, "_COMPARED", {})
     monkeypatch.setattr(check, "wrong", lambda differences: wrong)
     tuner = search(fuse_widths="always")
     cohorts = tuner.plan_summary().cohorts

@@ -10,10 +10,10 @@ from typing import Any
 from vtune.fusion.sizes import training_structure
 from vtune.fusion.trace import Trace
 from vtune.training.assignment import Settings, assign
-from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort
 from vtune.training.outlook import NOTHING_KNOWN, Envelope, Outlook
 from vtune.training.share import Share, multiply_adds, shares
+from vtune.training.verdicts import Verdicts
 
 
 Do = Callable[[Callable[[], Any]], Any]

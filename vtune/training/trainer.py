@@ -14,7 +14,6 @@ from vtune.training.admission import Admission, Do
 from vtune.training.ahead import Ahead
 from vtune.training.arranging import Arranged, Arranging
 from vtune.training.assignment import Settings
-from vtune.training.check import Verdicts
 from vtune.training.cohort import Cohort, Lanes
 from vtune.training.compile import compile_all
 from vtune.training.data import DataSet
@@ -36,6 +35,7 @@ from vtune.training.share import Share
 from vtune.training.statistics import Statistics
 from vtune.training.streams import streams
 from vtune.training.stretch import Halts
+from vtune.training.verdicts import Verdicts
 
 
 class Trainer:
@@ -170,7 +170,7 @@ class Trainer:
             member = Member(trace, self._admission.chosen[number], keys)
             self._roster.enter(number, member)
         sizes = [t.state_bytes for t in (*traces.values(), *outlook.coming.values())]
-        self._state_bytes = max(self._state_bytes, *sizes, 0)
+        self._state_bytes = max([self._state_bytes, *sizes])
         return found.apart
 
     def restore(self, number: int, state: HostState, epoch: int) -> None:

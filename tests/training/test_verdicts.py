@@ -9,13 +9,13 @@ import pytest
 
 import vtune as vt
 from vtune.fusion.sizes import trace_sizes, training_structure
-from vtune.training import check, compile
+from vtune.training import compile, verdicts as judging
 from vtune.training.ahead import Ahead
 from vtune.training.assignment import Settings, assign
-from vtune.training.check import Verdicts
 from vtune.training.compile import ProgramCache
 from vtune.training.data import dataset
 from vtune.training.loop import tracer, training_loop
+from vtune.training.verdicts import Verdicts
 
 
 GENERATOR = np.random.default_rng(0)
@@ -62,23 +62,28 @@ def compared(monkeypatch):
         found.extend(comparison.trace for comparison in comparisons)
         return [None] * len(comparisons)
 
-    monkeypatch.setattr(check, "compared", instead)
-    monkeypatch.setattr(check, "_COMPARED", {})
+    monkeypatch.setattr(judging, "compared", instead)
+    monkeypatch.setattr(judging, "_COMPARED", {})
     return found
 
 
-def judged(verdicts, traces):
+def judged(verdicts, traces, is_begun=True):
     verdicts.expect(traces)
     numbered = dict(enumerate(traces))
+    begun = verdicts.begin if is_begun else lambda cohort: None
     settings = Settings(fuse_widths="always")
-    cohorts, _ = assign(numbered, (), settings, begun=verdicts.begin)
+    cohorts, _ = assign(numbered, (), settings, begun=begun)
     assert verdicts.judge(cohorts)
 
 
-def test_of_each_structure_the_narrowest_of_the_first_four_is_compared(compared):
+# Cohorts that were planned while others trained are judged without being begun.
+@pytest.mark.parametrize("is_begun", [True, False])
+def test_of_each_structure_the_narrowest_of_the_first_four_is_compared(
+    compared, is_begun
+):
     widths = [(5, 1), (9, 2), (4, 1), (8, 2), (7, 1), (6, 2), (8, 1), (2, 1), (3, 2)]
     traces = [trace(*each) for each in widths]
-    judged(Verdicts(LOOP, DATA, DATA, 0, ahead=Recorded()), traces)
+    judged(Verdicts(LOOP, DATA, DATA, 0, ahead=Recorded()), traces, is_begun)
     expected = [trace_sizes(trace(*each)) for each in [(4, 1), (3, 2)]]
     assert [trace_sizes(each) for each in compared] == expected
 
@@ -130,7 +135,7 @@ def test_where_the_chosen_one_runs_elsewhere_another_is_compared(compared):
 
 def test_a_search_compiles_for_the_check_while_it_traces(monkeypatch):
     monkeypatch.setattr(compile, "PROGRAMS", ProgramCache())
-    monkeypatch.setattr(check, "_COMPARED", {})
+    monkeypatch.setattr(judging, "_COMPARED", {})
     threads = {}
     compile_one = compile._compile
 
